@@ -1,0 +1,73 @@
+"""GAN augmentation for small medical image sets, in Keras. Research code, not for diagnosis.
+
+Public names are resolved when first used, so `import kerasgan` is cheap and the parts that need no
+TensorFlow do not load it.
+"""
+
+import importlib
+import os
+
+__version__ = "0.1.0"
+
+_NAMES = {
+    "films": ("Films", "save_films", "to_float", "to_uint8"),
+    "sources": ("load_films",),
+    "preparation": ("prepare",),
+    "auditing": ("audit",),
+    "phantom": ("simulate", "simulate_films"),
+    "augment": ("ClassicAugmentation", "DiffAugment"),
+    "networks": ("build_classifier", "build_discriminator", "build_generator"),
+    "losses": ("LOSSES",),
+    "gan": ("GAN", "draw"),
+    "callbacks": ("Checkpoint", "SampleGrid", "StopOnNaN"),
+    "synthesis": ("classic_set", "screen", "synthesise"),
+    "store": (
+        "check_trained_on",
+        "list_models",
+        "load_model",
+        "read_card",
+        "save_classifier",
+        "save_generator",
+    ),
+    "compare": (
+        "REFERENCE_ARMS",
+        "Arm",
+        "accuracy_curve",
+        "compare_arms",
+        "confusion_of",
+        "fit_classifier",
+        "history_of",
+        "predict",
+        "reference_arms",
+    ),
+    "training": ("fit_gan", "latent_walk", "read_sample_grids", "reference_gan"),
+    "runs": ("PROFILES", "Profile", "Run"),
+    "report": ("banner", "summary_table", "write_report"),
+}
+_MODULES = ("plots", "quality", "scores")
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
+__all__ = sorted([*_HOME, *_MODULES])
+
+
+def _check_backend():
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    if backend != "tensorflow":
+        raise ImportError(
+            "kerasgan trains through tf.data and tf.GradientTape and needs the TensorFlow backend: "
+            f"unset KERAS_BACKEND or set it to tensorflow. Received: KERAS_BACKEND={backend}"
+        )
+
+
+def __getattr__(name):
+    if name in _MODULES:
+        return importlib.import_module(f"kerasgan.{name}")
+    if name not in _HOME:
+        raise AttributeError(f"module 'kerasgan' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"kerasgan.{_HOME[name]}"), name)
+
+
+def __dir__():
+    return __all__
+
+
+_check_backend()

@@ -1,0 +1,182 @@
+"""The command line: `python -m kerasgan run | prepare | audit | synthesise | models`."""
+
+import argparse
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+
+NOTEBOOKS = ("01_data", "02_gans", "03_synthesis", "04_comparison")
+
+
+def main(arguments=None):
+    """Runs one command; returns the exit status.
+
+    Args:
+        arguments: List of words, `sys.argv[1:]` when `None`.
+
+    Returns:
+        0, or 1 after an error, which is printed in one line.
+    """
+    arguments = _parser().parse_args(arguments)
+    try:
+        return arguments.command(arguments) or 0
+    except KeyboardInterrupt:
+        print("\nStopped. The same command goes on where this one stopped.", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, ImportError) as error:
+        print(f"kerasgan: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="python -m kerasgan", description="GAN augmentation for small medical image sets."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = _command(commands, "run", _run, "execute the four notebooks and write the report")
+    run.add_argument("name", nargs="?", default="reproduce", help="the run's folder in runs/")
+    run.add_argument("--profile", default="quick", help="smoke, quick (default) or paper")
+    run.add_argument("--data", default="auto", help="collection, folder, or simulated")
+    run.add_argument("--seed", type=int, default=0)
+
+    prepare = _command(commands, "prepare", _prepare, "turn raw films into square grey PNG files")
+    prepare.add_argument("data", help="collection or folder of class folders")
+    prepare.add_argument("folder", help="where the prepared films go")
+    prepare.add_argument("--size", type=int, default=64, help="pixels a side, default 64")
+    prepare.add_argument("--fit", default="squash", choices=("squash", "pad"))
+
+    audit = _command(commands, "audit", _audit, "look for leaks, duplicates and confounds")
+    audit.add_argument("data", help="collection or folder of class folders")
+
+    synthesise = _command(commands, "synthesise", _synthesise, "draw images from a saved generator")
+    synthesise.add_argument("model", help="folder of a saved generator")
+    synthesise.add_argument("folder", help="where the images go")
+    synthesise.add_argument("--count", type=int, default=100)
+    synthesise.add_argument("--seed", type=int, default=0)
+
+    models = _command(commands, "models", _models, "list saved models")
+    models.add_argument("folder", nargs="?", default="saved_models")
+    return parser
+
+
+def _command(commands, name, function, text):
+    command = commands.add_parser(name, help=text, description=text)
+    command.set_defaults(command=function)
+    return command
+
+
+def _run(arguments):
+    from kerasgan.report import write_report
+    from kerasgan.runs import Run
+
+    run = Run(arguments.name, arguments.profile, arguments.data, arguments.seed)
+    print(f"Run {run.name}: {run.settings}\nFolder: {run.folder}", flush=True)
+    for stage in NOTEBOOKS:
+        seconds = run.finished(stage)
+        if seconds is None:
+            print(f"\n== {stage}", flush=True)
+            started = time.monotonic()
+            if not _execute(run, stage):
+                return 1
+            run.finish(stage, time.monotonic() - started)
+        else:
+            print(f"\n== {stage}: finished earlier, in {seconds:.0f} s", flush=True)
+    report = write_report(run, NOTEBOOKS)
+    _print_results(run, report)
+    return 0
+
+
+def _execute(run, stage):
+    """Executes one notebook into the run's folder; prints what went wrong if it fails."""
+    import papermill
+
+    source = Path(__file__).resolve().parent.parent / "notebooks" / f"{stage}.ipynb"
+    if not source.is_file():
+        raise FileNotFoundError(f"no notebook at {source}: run this from a checkout of kerasgan")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("papermill").setLevel(logging.WARNING)  # the cells' progress bars alone
+    os.environ.setdefault("TQDM_MININTERVAL", "15")  # a line now and then, not ten a second
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ["KERASGAN_RUNS"] = str(run.folder.parent)
+    target = run.path("notebooks", f"{stage}.ipynb")
+    names = {"profile": "PROFILE", "data": "DATA", "seed": "SEED"}
+    parameters = {names[key]: value for key, value in run.settings.items()} | {"RUN": run.name}
+    try:
+        papermill.execute_notebook(
+            source,
+            target,
+            parameters,
+            kernel_name="python3",
+            cwd=source.parent,
+            progress_bar=False,
+            log_output=True,
+        )
+    except papermill.exceptions.PapermillExecutionError as error:
+        print(
+            f"kerasgan: {stage} stopped in a cell: {error.ename}: {error.evalue}\n"
+            f"The notebook so far: {target}\nMend the cause and give the same command again: it "
+            "goes on from the last finished stage.",
+            file=sys.stderr,
+        )
+        return False
+    return True
+
+
+def _print_results(run, report):
+    from kerasgan.report import summary_table
+
+    print(f"\n{summary_table(run).to_string(index=False)}\n")
+    for stage in NOTEBOOKS:
+        print(f"{stage:15} {run.finished(stage):8.0f} s")
+    if note := run.films().note:
+        print(f"\n{note}")
+    print(f"\nResearch code, not for diagnosis.\nReport: {report}")
+
+
+def _prepare(arguments):
+    from kerasgan.preparation import prepare
+    from kerasgan.sources import load_films
+
+    films = prepare(
+        load_films(arguments.data), arguments.folder, size=arguments.size, fit=arguments.fit
+    )
+    print(films.counts().to_string())
+    for file, reason in films.skipped:
+        print(f"passed over {file}: {reason}")
+    print(f"{len(films)} films in {Path(arguments.folder).resolve()}")
+
+
+def _audit(arguments):
+    from kerasgan.auditing import audit
+    from kerasgan.sources import load_films
+
+    print(audit(load_films(arguments.data)))
+
+
+def _synthesise(arguments):
+    from kerasgan.films import Films, save_films
+    from kerasgan.gan import draw
+    from kerasgan.store import load_model, read_card
+
+    card, generator = read_card(arguments.model), load_model(arguments.model)
+    classes = card["classes"]
+    labels = [label for label in range(len(classes)) for _ in range(arguments.count)]
+    images = draw(
+        generator, len(labels), labels if len(generator.inputs) > 1 else None, arguments.seed
+    )
+    made = Films.from_arrays(images, labels, classes, name=f"samples of {card['name']}")
+    save_films(made, arguments.folder)
+    print(f"{len(made)} synthetic images in {Path(arguments.folder).resolve()}; not for diagnosis")
+
+
+def _models(arguments):
+    from kerasgan.store import list_models
+
+    print(list_models(arguments.folder).to_string(index=False))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,221 @@
+"""The audit: what else than disease could a network learn from these films?"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import pandas as pd
+
+SEVERITIES = ("serious", "warning", "note")
+_SIDE = 64  # audits look at films of at most this side
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Findings of an audit.
+
+    Attributes:
+        findings: DataFrame `severity, finding`, most serious first.
+        counts: DataFrame `class, split, films, patients`.
+        border_auc: Series, class -> AUC of telling it from the rest by the border ring alone.
+    """
+
+    findings: pd.DataFrame
+    counts: pd.DataFrame
+    border_auc: pd.Series
+
+    def __str__(self):
+        lines = [f"[{row.severity}] {row.finding}" for row in self.findings.itertuples()]
+        return "\n".join([self.counts.to_string(index=False), "", *lines])
+
+
+def audit(films):
+    """Looks for leaks, duplicates, damage and confounds, and says what it found in plain words.
+
+    Args:
+        films: `Films` of any size; they are compared at 64 x 64 at most.
+
+    Returns:
+        An `Audit`; `print` shows it.
+
+    Raises:
+        ValueError: If there are no films.
+
+    Example:
+        >>> print(audit(load_films("covid-xray-64")))
+    """
+    if not len(films):
+        raise ValueError(f"{films.name} has no films to audit")
+    films, unread, sizes = _readable(films)
+    ring = border_auc(films)
+    found = [
+        *_shared_patients(films),
+        *_duplicates(films),
+        *_confounds(films, ring),
+        *_unread(films.skipped, unread),
+        *_counts(films),
+        *_sizes(sizes),
+        *_constant(films),
+    ]
+    found.sort(key=lambda row: SEVERITIES.index(row[0]))
+    if not found:
+        found = [("note", "nothing found")]
+    return Audit(pd.DataFrame(found, columns=["severity", "finding"]), films.counts(), ring)
+
+
+def _readable(films):
+    """Films at the audit's size, the files that cannot be read, and the sizes of the files."""
+    from dataclasses import replace
+
+    from joblib import Parallel, delayed
+
+    from kerasgan.reading import image_size, read_film
+
+    if films.size is not None and films.size <= _SIDE:
+        return films, [], pd.Series(dtype=object)
+
+    def read(path):
+        try:
+            size = image_size(path)
+            return size, cv2.resize(read_film(path), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
+        except (ValueError, OSError) as error:
+            return None, str(error)
+
+    if (films.index["path"] == "").any():
+        shrunk = [
+            cv2.resize(x[..., 0], (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
+            for x in films.images
+        ]
+        results = [((films.size, films.size), image) for image in shrunk]
+    else:
+        threads = Parallel(n_jobs=-1, backend="threading")
+        results = threads(delayed(read)(path) for path in films.index["path"])
+    good = np.array([size is not None for size, _ in results])
+    names = films.index["filename"].to_numpy()
+    unread = [(names[i], results[i][1]) for i in np.flatnonzero(~good)]
+    part = replace(films.take(good), size=_SIDE, _pixels={})
+    part._pixels["images"] = np.array([results[i][1] for i in np.flatnonzero(good)])[..., None]
+    return part, unread, pd.Series([results[i][0] for i in np.flatnonzero(good)])
+
+
+def _shared_patients(films):
+    frame = films.index.assign(patient=films.patients)
+    splits = frame.groupby("patient")["split"].nunique()
+    for patient in splits.index[splits > 1]:
+        own = frame[frame["patient"] == patient]
+        places = "; ".join(
+            f"{split}: {', '.join(names)}" for split, names in own.groupby("split")["filename"]
+        )
+        yield (
+            "serious",
+            f"patient {patient} is on both sides of the split ({places}): scores on the test films "
+            "are too good; take the patient out of the training films",
+        )
+
+
+def _duplicates(films, limit=0.995):
+    """Pairs whose thumbnails correlate beyond `limit`, across patients or across splits."""
+    small = [cv2.resize(x[..., 0], (16, 16), interpolation=cv2.INTER_AREA) for x in films.images]
+    flat = np.array(small, float).reshape(len(films), -1)
+    flat -= flat.mean(1, keepdims=True)
+    flat /= np.linalg.norm(flat, axis=1, keepdims=True) + 1e-9
+    first, second = np.nonzero(np.triu(flat @ flat.T > limit, 1))
+    names, splits = films.index["filename"].to_numpy(), films.index["split"].to_numpy()
+    pairs = {"across": [], "within": []}
+    for i, j in zip(first, second, strict=True):
+        where = "across" if splits[i] != splits[j] else "within"
+        pairs[where].append(f"{names[i]} ~ {names[j]}")
+    for where, severity in (("across", "serious"), ("within", "warning")):
+        if found := pairs[where]:
+            more = f", and {len(found) - 5} more" if len(found) > 5 else ""
+            place = (
+                "on both sides of the split" if where == "across" else "on one side of the split"
+            )
+            yield severity, f"{len(found)} nearly equal pairs {place}: {', '.join(found[:5])}{more}"
+
+
+def border_auc(films, seed=0):
+    """Tells each class from the rest by the outermost ring of pixels, where there is no lung.
+
+    A random forest is cross-validated, grouped by patient. Near 0.5 is as it should be; near 1,
+    the frame betrays the class, and high scores of a classifier prove little.
+
+    Args:
+        films: `Films` of one size.
+        seed: Integer seed of the folds and the forest.
+
+    Returns:
+        Series of AUC by class, NaN where a class has too few patients for folds.
+    """
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.metrics import roc_auc_score
+    from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+
+    patients = pd.Series(films.patients).groupby(films.labels).nunique()
+    folds = min(5, int(patients.min()))
+    if folds < 2 or len(films.classes) < 2:
+        return pd.Series(np.nan, index=list(films.classes))
+    images = films.images[..., 0]
+    ring = np.concatenate([images[:, 0], images[:, -1], images[:, 1:-1, 0], images[:, 1:-1, -1]], 1)
+    forest = RandomForestClassifier(100, random_state=seed, n_jobs=1)
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    chances = cross_val_predict(
+        forest, ring, films.labels, groups=films.patients, cv=splitter, method="predict_proba"
+    )
+    scores = [roc_auc_score(films.labels == i, chances[:, i]) for i in range(len(films.classes))]
+    return pd.Series(scores, index=list(films.classes))
+
+
+def _confounds(films, ring):
+    for name, auc in ring.items():
+        if auc > 0.8:
+            yield (
+                "serious" if auc > 0.9 else "warning",
+                f"the outermost ring of pixels alone tells {name} from the rest with AUC {auc:.2f}: "
+                "source or framing gives the class away, whatever the lungs show",
+            )
+    means = pd.Series(films.images.mean((1, 2, 3))).groupby(films.index["class"].to_numpy())
+    spread = np.sqrt((means.var()).mean())
+    gap = means.mean().max() - means.mean().min()
+    if gap > spread:
+        levels = ", ".join(f"{name} {mean:.0f}" for name, mean in means.mean().items())
+        yield "warning", f"mean grey levels differ between classes (of 255: {levels})"
+
+
+def _unread(skipped, unread):
+    for severity, files, what in (
+        ("warning", unread, "cannot be read"),
+        ("note", skipped, "passed over"),
+    ):
+        if files:
+            listed = "; ".join(f"{name} ({reason})" for name, reason in files[:5])
+            yield severity, f"{len(files)} files {what}: {listed}"
+
+
+def _counts(films):
+    table = films.index.groupby(["split", "class"]).size()
+    for (split, kind), count in table.items():
+        if count < 10:
+            yield "note", f"only {count} films of {kind} in {split or 'all'}: scores will be coarse"
+    totals = films.index.groupby("class").size()
+    if totals.max() > 2 * totals.min():
+        yield "warning", f"classes differ in size: {totals.to_dict()}"
+
+
+def _sizes(sizes):
+    if len(sizes) and sizes.nunique() > 1:
+        shapes = np.array(sizes.tolist())
+        aspect = shapes[:, 1] / shapes[:, 0]
+        yield (
+            "note",
+            f"films differ in size, {shapes.min(0)[1]} x {shapes.min(0)[0]} to {shapes.max(0)[1]} x "
+            f"{shapes.max(0)[0]} pixels, width to height {aspect.min():.2f} to {aspect.max():.2f}: "
+            "squashing them to a square changes shapes",
+        )
+
+
+def _constant(films):
+    flat = films.images.std((1, 2, 3)) < 1
+    if flat.any():
+        names = films.index["filename"].to_numpy()[flat]
+        yield "warning", f"{flat.sum()} films show nothing (constant grey): {', '.join(names[:5])}"

@@ -1,0 +1,201 @@
+"""Callbacks: exact resume, sample grids, a stop on numbers that are none."""
+
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import keras
+import numpy as np
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Saves the whole state of a training, atomically, and restores it exactly.
+
+    One file holds all weights, the average, both optimizers with their step, the seeds and the
+    history. As batches and draws are functions of (seed, epoch) and (seed, step), a training that
+    was killed, restored and carried on ends with the same bits as one left alone. The file before
+    is kept as well: if the newest is damaged, it is set aside, named, and the other is used.
+
+    Args:
+        folder: Folder of the checkpoint, made if missing.
+        every: Epochs from one save to the next; the last epoch is always saved.
+
+    Example:
+        >>> checkpoint = Checkpoint("runs/covid/checkpoint")
+        >>> first = checkpoint.restore(gan)
+        >>> gan.fit(
+        ...     train.batches(32, first_epoch=first),
+        ...     initial_epoch=first,
+        ...     epochs=200,
+        ...     callbacks=[checkpoint],
+        ... )
+    """
+
+    def __init__(self, folder, every=1):
+        super().__init__()
+        self.folder, self.every = Path(folder), every
+        self.history, self.restored = [], False
+
+    @property
+    def path(self):
+        """The newest checkpoint's path."""
+        return self.folder / "checkpoint.npz"
+
+    def restore(self, model):
+        """Restores `model`, compiled, from the newest sound checkpoint.
+
+        Args:
+            model: The compiled model, built as it was when saved.
+
+        Returns:
+            The number of finished epochs, to pass on as `initial_epoch`; 0 with no checkpoint.
+
+        Raises:
+            ValueError: If the checkpoint is of another model (shapes or number of variables).
+        """
+        self.restored = True
+        for path in (self.path, self._previous):
+            state = _read(path)
+            if state is not None:
+                _assign(model, state, path)
+                self.history = json.loads(str(state["history"]))
+                return int(state["epoch"])
+        return 0
+
+    @property
+    def _previous(self):
+        return self.folder / "previous.npz"
+
+    def on_train_begin(self, logs=None):
+        """Refuses to overwrite a checkpoint that was not restored."""
+        if self.path.exists() and not self.restored:
+            raise ValueError(
+                f"{self.path} exists: call restore(model) before fit, or delete {self.folder}"
+            )
+        self.restored = True
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Notes the epoch's means and saves when one is due."""
+        logs = {name: float(value) for name, value in (logs or {}).items()}
+        self.history.append({"epoch": epoch + 1, **logs})
+        last = epoch + 1 == self.params.get("epochs")
+        if all(np.isfinite(list(logs.values()))) and (last or (epoch + 1) % self.every == 0):
+            self._save(epoch + 1)
+
+    def _save(self, epoch):
+        state = {f"v{i}": np.asarray(v) for i, v in enumerate(_variables(self.model))}
+        partial = self.folder / "partial.npz"
+        with open(partial, "wb") as file:
+            np.savez(file, epoch=epoch, history=json.dumps(self.history), **state)
+            file.flush()
+            os.fsync(file.fileno())
+        if self.path.exists():
+            os.replace(self.path, self._previous)
+        os.replace(partial, self.path)
+
+
+def _read(path):
+    """The arrays of a checkpoint; `None` where there is none or it is damaged (set aside)."""
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        aside = path.with_suffix(".damaged")
+        os.replace(path, aside)
+        print(f"Damaged checkpoint set aside as {aside}: {error}")
+        return None
+
+
+def _variables(model):
+    """All state of a training, in a fixed order, each variable once."""
+    optimizers = [
+        optimizer
+        for name in ("optimizer", "generator_optimizer", "discriminator_optimizer")
+        if (optimizer := getattr(model, name, None)) is not None
+    ]
+    if getattr(model, "optimizer", None) is not None:
+        model.optimizer.build(model.trainable_variables)
+    found = list(model.variables)
+    for optimizer in optimizers:
+        found += optimizer.variables
+    return list({id(variable): variable for variable in found}.values())
+
+
+def _assign(model, state, path):
+    variables = _variables(model)
+    values = [state.get(f"v{i}") for i in range(len(state) - 2)]
+    shapes = [tuple(variable.shape) for variable in variables]
+    if [getattr(value, "shape", None) for value in values] != shapes:
+        raise ValueError(
+            f"{path} is a checkpoint of another model or optimizer; delete {path.parent} to train "
+            f"anew. Received: {len(values)} variables where the model has {len(variables)}"
+        )
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
+class StopOnNaN(keras.callbacks.Callback):
+    """Stops a training as soon as any logged number is not finite, and says which and when.
+
+    Unlike `keras.callbacks.TerminateOnNaN`, which reads only `loss`, it reads every log. Put it
+    first in the list; `Checkpoint` saves no such state, so the last good one stays.
+
+    Attributes:
+        reason: `None`, or a sentence: which number, in which epoch.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.reason, self.epoch = None, 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Remembers the epoch for the message."""
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Checks the batch's logs."""
+        bad = [name for name, value in (logs or {}).items() if not np.isfinite(float(value))]
+        if bad and self.reason is None:
+            self.reason = (
+                f"{', '.join(bad)} became NaN or infinite in epoch {self.epoch + 1}, batch "
+                f"{batch + 1}; try a lower learning rate"
+            )
+            print(f"\nStopped: {self.reason}")
+            self.model.stop_training = True
+
+
+class SampleGrid(keras.callbacks.Callback):
+    """Writes a grid of samples of the same latents every few epochs, `epoch-00010.png`.
+
+    Args:
+        folder: Folder of the grids, made if missing.
+        every: Epochs from one grid to the next; the last epoch is always drawn.
+        count: Images in a grid, a row of them per class for a conditional GAN.
+        seed: Integer seed of the latents.
+    """
+
+    def __init__(self, folder, every=10, count=8, seed=0):
+        super().__init__()
+        self.folder, self.every, self.count, self.seed = Path(folder), every, count, seed
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Draws and writes a grid when one is due."""
+        if epoch + 1 != self.params.get("epochs") and (epoch + 1) % self.every:
+            return
+        import cv2
+
+        rows = range(self._classes()) if self.model.conditional else [None]
+        images = [self.model.generate(self.count, label, self.seed) for label in rows]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        grid = np.vstack([np.hstack(list(row)) for row in images])
+        (self.folder / f"epoch-{epoch + 1:05d}.png").write_bytes(cv2.imencode(".png", grid)[1])
+
+    def _classes(self):
+        embeddings = [
+            layer for layer in self.model.generator.layers if hasattr(layer, "embeddings")
+        ]
+        return embeddings[0].input_dim

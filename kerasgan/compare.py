@@ -1,0 +1,395 @@
+"""The comparison: arms of real, classic and synthetic images, one classifier fitted to each."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+
+from kerasgan.callbacks import Checkpoint, StopOnNaN
+from kerasgan.films import epoch_numbers, to_float
+from kerasgan.networks import build_classifier
+from kerasgan.runs import write_text
+from kerasgan.scores import classification_scores, confusion, wilson_interval
+from kerasgan.training import Progress
+
+EVALUATIONS = ("deterministic", "reference")
+# Accuracy of each arm as the study published it: the mean of many passes with dropout on.
+PUBLISHED_ACCURACY = {
+    "O1": 0.769,
+    "O1+C1": 0.772,
+    "O1+C2": 0.828,
+    "O1+C3": 0.827,
+    "O1+C4": 0.820,
+    "O1+C3+G1": 0.874,
+    "O1+C3+G2": 0.869,
+    "O1+C3+G3": 0.907,
+    "O1+C3+G4": 0.901,
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What one classifier learns from, besides the original films.
+
+    Attributes:
+        name: Name of the arm, unique in a comparison.
+        kind: `"real"`, `"classic"` or `"synthetic"`.
+        classic: Classic images per class.
+        synthetic: Synthetic images per class.
+    """
+
+    name: str
+    kind: str
+    classic: int = 0
+    synthetic: int = 0
+
+
+def reference_arms(classic=(500, 1000, 2000, 3000), synthetic=(100, 500, 1000, 2000)):
+    """Returns the reference study's nine arms, `O1` to `O1+C3+G4`.
+
+    Args:
+        classic: The four sizes of the classic set, images per class.
+        synthetic: The four sizes of the synthetic set, images per class.
+
+    Returns:
+        Dict from name to `Arm`, in the study's order.
+    """
+    arms = [Arm("O1", "real")]
+    arms += [Arm(f"O1+C{i}", "classic", n) for i, n in enumerate(classic, 1)]
+    arms += [Arm(f"O1+C3+G{i}", "synthetic", classic[2], n) for i, n in enumerate(synthetic, 1)]
+    return {arm.name: arm for arm in arms}
+
+
+REFERENCE_ARMS = reference_arms()
+
+
+def double_softmax(labels, logits):
+    """The study's loss: cross entropy of a softmax of a softmax, never under 0.744 for 4 classes.
+
+    Args:
+        labels: int (n,) true classes.
+        logits: float32 (n, k) logits.
+
+    Returns:
+        float32 (n,) losses.
+    """
+    return keras.losses.sparse_categorical_crossentropy(
+        labels, tf.nn.softmax(logits), from_logits=True
+    )
+
+
+def fit_classifier(model, images, labels, epochs=750, batches=4, batch_size=64, seed=0, **options):
+    """Trains a classifier by the reference protocol: SGD, momentum 0.9, rate 0.01.
+
+    An epoch is `batches` batches drawn with replacement, a function of (seed, step).
+
+    Args:
+        model: Model float32 (n, h, w, 1) -> logits (n, k).
+        images: uint8 (n, h, w, 1).
+        labels: int (n,).
+        epochs: Epochs in all.
+        batches: Batches an epoch.
+        batch_size: Images a batch.
+        seed: Integer seed of the batches.
+        **options: `validation` (images, labels), watched every tenth of the training and never
+            used to choose; `double_softmax`, `True` for the study's loss; `folder` of checkpoints,
+            with which the training resumes; `title` of the progress bar.
+
+    Returns:
+        The history, a DataFrame `epoch, loss, accuracy[, val_loss, val_accuracy]`.
+
+    Raises:
+        ValueError: If images and labels differ in length, or are none.
+        FloatingPointError: If the training produced NaN.
+    """
+    if len(images) != len(labels) or not len(images):
+        raise ValueError(
+            "images and labels must be of one length above 0. "
+            f"Received: {len(images)} and {len(labels)}"
+        )
+    loss = double_softmax if options.get("double_softmax") else _cross_entropy()
+    optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
+    model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=False)
+    stop, callbacks, first, history = StopOnNaN(), [], 0, None
+    if options.get("folder"):
+        checkpoint = Checkpoint(Path(options["folder"]) / "checkpoint", max(1, epochs // 5))
+        first, callbacks = checkpoint.restore(model), [checkpoint]
+    watched = options.get("validation")
+    if first < epochs:
+        history = model.fit(
+            _samples(images, labels, batch_size, batches, seed, first),
+            initial_epoch=first,
+            epochs=epochs,
+            validation_data=watched and (to_float(watched[0]), np.asarray(watched[1])),
+            validation_freq=max(1, epochs // 25),
+            callbacks=[stop, *callbacks, Progress(options.get("title", model.name))],
+            verbose=0,
+        )
+    if stop.reason:
+        raise FloatingPointError(stop.reason)
+    if callbacks:
+        return pd.DataFrame(checkpoint.history)
+    return _history(history)
+
+
+def _cross_entropy():
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def _history(history):
+    columns = {}
+    for name, values in history.history.items():
+        epochs = np.array(history.epoch) + 1
+        if len(values) < len(epochs):  # validation runs every few epochs
+            stride = len(epochs) // len(values)
+            epochs = epochs[stride - 1 :: stride][: len(values)]
+        columns[name] = pd.Series(values, index=epochs)
+    return pd.DataFrame(columns).rename_axis("epoch").reset_index()
+
+
+def _samples(images, labels, batch_size, batches, seed, first_epoch):
+    """Batches drawn with replacement; one iteration is one epoch."""
+    images, labels = tf.constant(images), tf.constant(labels, tf.int32)
+
+    def batch(step):
+        chosen = tf.random.stateless_uniform(
+            (batch_size,), tf.stack([tf.constant(seed, tf.int64), step]), 0, len(labels), tf.int32
+        )
+        picked = tf.cast(tf.gather(images, chosen), tf.float32) / 127.5 - 1
+        return picked, tf.gather(labels, chosen)
+
+    steps = epoch_numbers(first_epoch).flat_map(
+        lambda epoch: tf.data.Dataset.range(epoch * batches, (epoch + 1) * batches)
+    )
+    steps = steps.apply(tf.data.experimental.assert_cardinality(batches))
+    return steps.map(batch).prefetch(2)
+
+
+def predict(model, images, evaluation="deterministic", passes=100):
+    """Predicts class probabilities, as one should or as the reference study did.
+
+    Args:
+        model: Classifier, float32 images -> logits.
+        images: uint8 (n, h, w, 1).
+        evaluation: `"deterministic"`: one pass in inference mode. `"reference"`: many passes over
+            the same images with dropout on and BatchNorm on the batch's own statistics, only to
+            reproduce the study's numbers; they are not independent looks at the images.
+        passes: Passes of the reference evaluation.
+
+    Returns:
+        float32 probabilities: (n, k), or (passes, n, k) for `"reference"`. The model is unchanged.
+
+    Raises:
+        ValueError: If `evaluation` is neither.
+    """
+    if evaluation not in EVALUATIONS:
+        raise ValueError(f"evaluation must be one of {EVALUATIONS}. Received: {evaluation!r}")
+    batch = tf.constant(to_float(images))
+    run = tf.function(model)
+    if evaluation == "deterministic":
+        parts = [run(batch[i : i + 256], training=False) for i in range(0, len(batch), 256)]
+        return tf.nn.softmax(tf.concat(parts, 0)).numpy()
+    kept = [tf.identity(variable) for variable in model.variables]
+    outputs = [tf.nn.softmax(run(batch, training=True)).numpy() for _ in range(passes)]
+    for variable, value in zip(model.variables, kept, strict=True):
+        variable.assign(value)  # BatchNorm's moving statistics and dropout's seeds moved
+    return np.stack(outputs)
+
+
+def compare_arms(arms, train, test, classic=None, synthetic=None, folder=None, **options):
+    """Fits one classifier per arm and seed, and scores each on the test films in both ways.
+
+    A finished arm is read back from `folder`, a broken one resumes.
+
+    Args:
+        arms: Iterable of `Arm`.
+        train: The original training `Films`.
+        test: The test `Films`.
+        classic: The stored classic set (`classic_set`), or `None` if no arm needs it.
+        synthetic: The stored synthetic set (`synthesise`), or `None` if no arm needs it.
+        folder: Folder of the arms' results.
+        **options: `seeds` (default `(0,)`), `epochs`, `batches`, `double_softmax`, `passes` as in
+            `fit_classifier` and `predict`; `protocol`, `"patient"` (the default) or `"reference"`:
+            only the latter, the study's own split, may have a patient on both sides, and it is
+            named in every row.
+
+    Returns:
+        A tidy DataFrame `arm, kind, classic, synthetic, protocol, seed, evaluation, class,
+        metric, value, low, high, n, data_hash`, with Wilson intervals where the value is a share
+        of films.
+
+    Raises:
+        ValueError: If a patient is on both sides under `protocol="patient"`, a set is missing or
+            too small for an arm, or the sets' classes differ.
+    """
+    protocol = options.pop("protocol", "patient")
+    _check_split(train, test, protocol)
+    seeds = options.pop("seeds", (0,))
+    facts = {"protocol": protocol, "data_hash": train.hash[:16]}
+    tables = []
+    for seed in seeds:
+        for arm in arms:
+            home = Path(folder) / f"{arm.name}-seed{seed}" if folder else None
+            sets = _training_set(arm, train, classic, synthetic)
+            rows = _finished(home) if home else None
+            if rows is None:
+                rows = _run_arm(arm, sets, test, seed, home, **options)
+            tables.append(rows.assign(**facts))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _check_split(train, test, protocol):
+    shared = {p for p in train.patients if p} & {p for p in test.patients if p}
+    if shared and protocol != "reference":
+        raise ValueError(
+            f"patients on both sides of the split: {', '.join(sorted(shared))}; take them out of "
+            "the training films (train.without_patients(...)), or name the study's own split with "
+            "protocol='reference'"
+        )
+
+
+def _training_set(arm, train, classic, synthetic):
+    images, labels = [train.images], [train.labels]
+    for name, stored, count in (
+        ("classic", classic, arm.classic),
+        ("synthetic", synthetic, arm.synthetic),
+    ):
+        if not count:
+            continue
+        if stored is None or stored.classes != train.classes:
+            raise ValueError(f"arm {arm.name} needs a {name} set of the classes {train.classes}")
+        order = pd.Series(stored.labels).groupby(stored.labels).cumcount().to_numpy()
+        chosen = order < count
+        if chosen.sum() != count * len(train.classes):
+            raise ValueError(
+                f"arm {arm.name} needs {count} {name} images per class; the set has fewer"
+            )
+        images.append(stored.images[chosen])
+        labels.append(stored.labels[chosen])
+    return np.concatenate(images), np.concatenate(labels)
+
+
+def _finished(home):
+    path = home / "scores.csv"
+    return pd.read_csv(path) if path.is_file() else None
+
+
+def _run_arm(arm, sets, test, seed, home, passes=100, **options):
+    keras.utils.set_random_seed(seed)
+    model = build_classifier(test.size, len(test.classes))
+    history = fit_classifier(
+        model,
+        *sets,
+        seed=seed,
+        folder=home,
+        validation=(test.images, test.labels),
+        title=f"{arm.name}, seed {seed}",
+        **options,
+    )
+    probabilities = {way: predict(model, test.images, way, passes) for way in EVALUATIONS}
+    rows = pd.concat(
+        [_score(test, probabilities[way]).assign(evaluation=way) for way in EVALUATIONS]
+    ).assign(arm=arm.name, kind=arm.kind, classic=arm.classic, synthetic=arm.synthetic, seed=seed)
+    if home:
+        home.mkdir(parents=True, exist_ok=True)
+        model.save(home / "classifier.keras")
+        write_text(home / "history.csv", history.to_csv(index=False))
+        predicted = pd.DataFrame(probabilities["deterministic"], columns=list(test.classes))
+        predicted.insert(0, "label", [test.classes[label] for label in test.labels])
+        predicted.insert(0, "filename", test.index["filename"].to_numpy())
+        write_text(home / "predictions.csv", predicted.to_csv(index=False))
+        write_text(home / "arm.json", json.dumps({"arm": arm.name, "seed": seed}) + "\n")
+        # Last of all: this file says that the arm is finished.
+        write_text(home / "scores.csv", rows.to_csv(index=False))
+    return rows
+
+
+def _score(test, probabilities):
+    """Scores one pass, or the mean of many, with Wilson intervals for shares of films."""
+    passes = probabilities if probabilities.ndim == 3 else probabilities[None]
+    tables = [classification_scores(test.labels, one, test.classes) for one in passes]
+    rows = tables[0].assign(value=np.mean([table["value"] for table in tables], axis=0))
+    counts = pd.Series(test.labels).value_counts()
+    own = {name: int(counts.get(i, 0)) for i, name in enumerate(test.classes)}
+
+    def n(row):
+        if row["metric"] == "accuracy":
+            return len(test)
+        if row["class"] == "macro" or row["metric"] not in ("sensitivity", "specificity"):
+            return 0
+        films = own[row["class"]]
+        return films if row["metric"] == "sensitivity" else len(test) - films
+
+    rows["n"] = rows.apply(n, axis=1)
+    bounds = [
+        wilson_interval(value * count, count) if count else (np.nan, np.nan)
+        for value, count in zip(rows["value"], rows["n"], strict=True)
+    ]
+    return rows.assign(low=[low for low, _ in bounds], high=[high for _, high in bounds])
+
+
+def accuracy_curve(comparison, published=False):
+    """Returns total accuracy against images per class, for `plots.plot_accuracy_curve`.
+
+    Args:
+        comparison: Table of `compare_arms` on the reference arms.
+        published: `True` adds the study's published accuracy where the arm is one of its nine.
+
+    Returns:
+        DataFrame `arm, kind, count, seed, evaluation, value, low, high, published`; `count` is the
+        images per class added by the arm's kind.
+    """
+    rows = comparison[comparison["metric"] == "accuracy"].copy()
+    synthetic = rows["kind"] == "synthetic"
+    rows["count"] = np.where(synthetic, rows["synthetic"], rows["classic"])
+    rows["published"] = rows["arm"].map(PUBLISHED_ACCURACY) if published else np.nan
+    columns = ["arm", "kind", "count", "seed", "evaluation", "value", "low", "high", "published"]
+    return rows[columns].reset_index(drop=True)
+
+
+def confusion_of(folder, arm, seed=0):
+    """Returns the confusion matrix of a finished arm's deterministic predictions.
+
+    Args:
+        folder: Folder given to `compare_arms`.
+        arm: Name of the arm.
+        seed: Its seed.
+
+    Returns:
+        int (k, k) counts, true classes in rows.
+
+    Raises:
+        FileNotFoundError: If the arm has not been fitted there.
+    """
+    table = _arm_table(folder, arm, seed, "predictions")
+    classes = list(table.columns[2:])
+    labels = [classes.index(label) for label in table["label"]]
+    return confusion(labels, table[classes].to_numpy().argmax(1), len(classes))
+
+
+def history_of(folder, arm, seed=0):
+    """Returns the training history of a finished arm.
+
+    Args:
+        folder: Folder given to `compare_arms`.
+        arm: Name of the arm.
+        seed: Its seed.
+
+    Returns:
+        DataFrame `epoch, loss, accuracy, val_loss, val_accuracy`.
+
+    Raises:
+        FileNotFoundError: If the arm has not been fitted there.
+    """
+    return _arm_table(folder, arm, seed, "history")
+
+
+def _arm_table(folder, arm, seed, name):
+    path = Path(folder) / f"{arm}-seed{seed}" / f"{name}.csv"
+    if not path.is_file():
+        raise FileNotFoundError(f"no {path}: fit arm {arm} with seed {seed} by compare_arms first")
+    return pd.read_csv(path)

@@ -1,0 +1,411 @@
+"""Films: an index of images with class, split and patient, and the batches made from it."""
+
+import hashlib
+import itertools
+import json
+import os
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from kerasgan.reading import read_film
+from kerasgan.runs import write_text
+
+CLASSES = ("covid", "normal", "pneumonia_bac", "pneumonia_vir")
+COLUMNS = ("path", "filename", "class", "split", "patient")
+
+
+def to_float(images):
+    """Converts uint8 images in [0, 255] to float32 in [-1, 1].
+
+    Args:
+        images: uint8 array of any shape.
+
+    Returns:
+        float32 array of the same shape.
+    """
+    return np.asarray(images).astype(np.float32) / np.float32(127.5) - np.float32(1)
+
+
+def to_uint8(images):
+    """Converts float images in [-1, 1] to uint8 in [0, 255], rounded and clipped.
+
+    Args:
+        images: float array of any shape.
+
+    Returns:
+        uint8 array of the same shape.
+
+    Raises:
+        ValueError: If a value is NaN.
+    """
+    images = np.asarray(images)
+    if np.isnan(images).any():
+        raise ValueError("images hold NaN; the network that made them has diverged: train it again")
+    return np.clip(np.rint((images + 1) * 127.5), 0, 255).astype(np.uint8)
+
+
+@dataclass(frozen=True, eq=False)
+class Films:
+    """Images of a collection with their class, split and patient; pixels are read when needed.
+
+    Attributes:
+        index: DataFrame `path, filename, class, split, patient`, one row per film. `path` is empty
+            for films in memory, `patient` where it is unknown.
+        classes: Class names; a class's label is its position.
+        size: Side in pixels when all films are square and equal, else `None`: prepare them first.
+        name: The collection's name.
+        note: A banner that belongs wherever these films are shown, or empty.
+        skipped: Pairs (file, reason) of files passed over.
+    """
+
+    index: pd.DataFrame
+    classes: tuple
+    size: int | None
+    name: str
+    note: str = ""
+    skipped: tuple = ()
+    _pixels: dict = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def from_arrays(cls, images, labels, classes, patients=None, split="train", **facts):
+        """Makes films from arrays.
+
+        Args:
+            images: uint8 (n, h, h) or (n, h, h, 1).
+            labels: int (n,), positions in `classes`.
+            classes: Class names.
+            patients: n patient ids, or `None` if unknown.
+            split: One split name for all, or n of them.
+            **facts: `name`, `note`, `filenames`.
+
+        Returns:
+            `Films` in memory.
+
+        Raises:
+            ValueError: If shapes, lengths, dtypes or labels do not fit.
+        """
+        images, labels = np.asarray(images), np.asarray(labels)
+        images = images[..., None] if images.ndim == 3 else images
+        if images.dtype != np.uint8:
+            nan = (
+                " (with NaN)"
+                if np.issubdtype(images.dtype, np.floating) and np.isnan(images).any()
+                else ""
+            )
+            raise ValueError(
+                f"images must be uint8 in [0, 255]; convert by to_uint8. Received: {images.dtype}{nan}"
+            )
+        if images.ndim != 4 or images.shape[1] != images.shape[2] or images.shape[3] != 1:
+            raise ValueError(f"images must be (n, h, h, 1). Received: shape {images.shape}")
+        if len(images) != len(labels):
+            raise ValueError(
+                f"images and labels must be of one length. Received: {len(images)} and {len(labels)}"
+            )
+        if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
+            raise ValueError(
+                f"labels must be positions in {tuple(classes)}. Received: {set(labels)}"
+            )
+        n = len(images)
+        names = facts.get("filenames") or [f"film-{i:05d}.png" for i in range(n)]
+        patients = [""] * n if patients is None else [str(patient) for patient in patients]
+        splits = [split] * n if isinstance(split, str) else list(split)
+        kinds = [classes[label] for label in labels]
+        columns = ([""] * n, names, kinds, splits, patients)
+        if {len(column) for column in columns} != {n}:
+            raise ValueError("patients, splits and filenames must be as many as the images")
+        index = pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)), columns=COLUMNS)
+        name, note = facts.get("name", "arrays"), facts.get("note", "")
+        films = cls(index, tuple(classes), images.shape[1], name, note)
+        films._pixels["images"] = images
+        return films
+
+    @staticmethod
+    def concat(parts):
+        """Joins films of the same classes and size, in order.
+
+        Args:
+            parts: Sequence of `Films`, at least one.
+
+        Returns:
+            `Films` under the first's name and note.
+
+        Raises:
+            ValueError: If classes or sizes differ.
+        """
+        parts = list(parts)
+        first = parts[0]
+        for part in parts[1:]:
+            if (part.classes, part.size) != (first.classes, first.size):
+                raise ValueError(
+                    "films to join must have the same classes and size. Received: "
+                    f"{first.classes} at {first.size} and {part.classes} at {part.size}"
+                )
+        index = pd.concat([part.index for part in parts], ignore_index=True)
+        joined = replace(first, index=index, _pixels={})
+        joined._pixels["images"] = np.concatenate([part.images for part in parts])
+        return joined
+
+    def __len__(self):
+        return len(self.index)
+
+    @property
+    def images(self):
+        """The pixels, uint8 (n, size, size, 1), read once and kept."""
+        if "images" not in self._pixels:
+            if self.size is None:
+                raise ValueError(
+                    f"the films of {self.name} differ in size: prepare them, or load with size=64"
+                )
+            self._pixels["images"] = self._read(range(len(self)))
+        return self._pixels["images"]
+
+    def _read(self, positions):
+        paths = self.index["path"].to_numpy()[list(positions)]
+        with ThreadPoolExecutor() as pool:
+            images = list(pool.map(lambda path: _square(read_film(path), self.size), paths))
+        return np.array(images, np.uint8).reshape(-1, self.size, self.size, 1)
+
+    @property
+    def labels(self):
+        """The labels, int32 (n,), positions in `classes`."""
+        codes = pd.Categorical(self.index["class"], categories=self.classes).codes
+        return codes.astype(np.int32)
+
+    @property
+    def patients(self):
+        """The patients, (n,) strings; a film of an unknown patient is a patient by itself."""
+        own = "film:" + self.index["class"] + "/" + self.index["filename"]
+        known = self.index["patient"] != ""
+        return self.index["patient"].where(known, own).to_numpy(object)
+
+    @property
+    def hash(self):
+        """sha256 over class, file name and pixels of every film, whatever their order."""
+        if "hash" not in self._pixels:
+            rows = zip(self.index["class"], self.index["filename"], self.images, strict=True)
+            lines = sorted(
+                f"{kind}/{name} {hashlib.sha256(image.tobytes()).hexdigest()}"
+                for kind, name, image in rows
+            )
+            self._pixels["hash"] = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        return self._pixels["hash"]
+
+    def take(self, positions):
+        """Returns the films at these positions, in this order.
+
+        Args:
+            positions: int positions or a boolean mask over the films.
+        """
+        positions = np.asarray(positions)
+        if positions.dtype == bool:
+            positions = np.flatnonzero(positions)
+        part = replace(self, index=self.index.iloc[positions].reset_index(drop=True), _pixels={})
+        if "images" in self._pixels:
+            part._pixels["images"] = self._pixels["images"][positions]
+        return part
+
+    def split(self, name):
+        """Returns the films of the split `name`, such as `"train"` or `"test"`."""
+        return self.take((self.index["split"] == name).to_numpy())
+
+    def only(self, *classes):
+        """Returns the films of these classes alone, relabelled.
+
+        Args:
+            *classes: Names of classes.
+
+        Raises:
+            ValueError: If a class is unknown.
+        """
+        if unknown := set(classes) - set(self.classes):
+            raise ValueError(f"classes are {self.classes}. Received: {sorted(unknown)}")
+        kept = tuple(name for name in self.classes if name in classes)
+        return replace(self.take(self.index["class"].isin(classes).to_numpy()), classes=kept)
+
+    def first(self, count):
+        """Returns the first `count` films of each class, or all where there are fewer."""
+        return self.take((self.index.groupby("class").cumcount() < count).to_numpy())
+
+    def without_patients(self, patients):
+        """Returns the films of all other patients.
+
+        Args:
+            patients: Collection of patient ids.
+        """
+        return self.take(~np.isin(self.patients.astype(str), [str(p) for p in patients]))
+
+    def counts(self):
+        """Counts films and patients of each class and split, a DataFrame."""
+        frame = self.index.assign(patient=self.patients)
+        films = frame.groupby(["class", "split"]).agg(
+            films=("filename", "size"), patients=("patient", "nunique")
+        )
+        return films.reset_index()
+
+    def folds(self, n_splits=5, repeats=1, seed=0):
+        """Splits the films by patient, stratified by class, again and again.
+
+        Args:
+            n_splits: Folds a repeat.
+            repeats: Repeats, each shuffled anew.
+            seed: Integer seed.
+
+        Yields:
+            Pairs (train, test) of `Films`, `n_splits * repeats` of them.
+
+        Raises:
+            ValueError: If a class has fewer films than folds.
+        """
+        from sklearn.model_selection import StratifiedGroupKFold
+
+        for repeat in range(repeats):
+            splitter = StratifiedGroupKFold(n_splits, shuffle=True, random_state=seed + repeat)
+            for train, test in splitter.split(self.index, self.labels, self.patients):
+                yield self.take(train), self.take(test)
+
+    def batches(self, batch_size, seed=0, first_epoch=0, labels=False, cache=True):
+        """Returns shuffled batches as a `tf.data.Dataset`; one iteration is one epoch.
+
+        The order is a function of (seed, epoch) alone: the k-th iteration over the dataset is epoch
+        `first_epoch + k`, so a restored training sees what it would have seen.
+
+        Args:
+            batch_size: Films a batch; the last of an epoch may be smaller.
+            seed: Integer seed of the order.
+            first_epoch: Number of the first epoch.
+            labels: `True` for pairs (images, labels).
+            cache: `False` reads files batch by batch instead of keeping all films in memory.
+
+        Returns:
+            Dataset of float32 (b, size, size, 1) in [-1, 1][, int32 (b,)].
+
+        Raises:
+            ValueError: If there are no films.
+        """
+        import tensorflow as tf
+
+        n = len(self)
+        if not n:
+            raise ValueError(f"{self.name} has no films to make batches of")
+        steps, kinds = -(-n // batch_size), tf.constant(self.labels)
+        pixels = tf.constant(self.images) if cache else None
+
+        def picked(epoch, step):
+            places = tf.range(step * batch_size, tf.minimum((step + 1) * batch_size, n))
+            key = tf.stack([tf.constant(seed, tf.int64), epoch])
+            return tf.random.experimental.index_shuffle(places, key, tf.cast(n - 1, places.dtype))
+
+        def load(places):
+            if cache:
+                images = tf.gather(pixels, places)
+            else:
+                images = tf.numpy_function(self._read, [places], tf.uint8)
+                images = tf.ensure_shape(images, (None, self.size, self.size, 1))
+            images = tf.cast(images, tf.float32) / 127.5 - 1
+            return (images, tf.gather(kinds, places)) if labels else images
+
+        def epoch_steps(epoch):
+            return tf.data.Dataset.range(steps).map(lambda step: picked(epoch, step))
+
+        order = epoch_numbers(first_epoch).flat_map(epoch_steps)
+        order = order.apply(tf.data.experimental.assert_cardinality(steps))
+        return order.map(load, num_parallel_calls=None if cache else 2).prefetch(2)
+
+
+def epoch_numbers(first_epoch=0):
+    """Returns a dataset of one number: its k-th iteration yields `first_epoch + k`.
+
+    Args:
+        first_epoch: The first number.
+
+    Returns:
+        `tf.data.Dataset` of one int64 scalar.
+    """
+    import tensorflow as tf
+
+    counter = itertools.count(first_epoch)
+    return tf.data.Dataset.from_generator(
+        lambda: iter([next(counter)]), output_signature=tf.TensorSpec((), tf.int64)
+    )
+
+
+def check_size(size):
+    """Raises `ValueError` unless `size` is a power of two from 16 to 256."""
+    if not isinstance(size, int | np.integer) or not 16 <= size <= 256 or size & (size - 1):
+        raise ValueError(f"size must be a power of two from 16 to 256. Received: size={size!r}")
+
+
+def _square(image, size):
+    if image.shape == (size, size):
+        return image
+    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
+
+
+def stored_paths(films, folder):
+    """Returns where each film belongs in a stored collection: `split/class/name.png`.
+
+    Args:
+        films: The `Films`.
+        folder: The collection's folder.
+
+    Returns:
+        List of paths; films whose names differ only in their ending get different ones.
+    """
+    index, paths = films.index, []
+    stems = [Path(name).stem for name in index["filename"]]
+    keys = list(zip(index["split"], index["class"], stems, strict=True))
+    twins = {key for key, count in Counter(keys).items() if count > 1}
+    for key, name in zip(keys, index["filename"], strict=True):
+        stem = name.replace(".", "-") if key in twins else key[2]
+        paths.append(Path(folder) / key[0] / key[1] / f"{stem}.png")
+    return paths
+
+
+def write_index(films, folder, **facts):
+    """Writes `index.csv` and `about.json` of a stored collection, last of all its files.
+
+    Args:
+        films: The stored `Films`.
+        folder: The collection's folder.
+        **facts: Further entries of `about.json`.
+    """
+    about = {"name": films.name, "note": films.note, "size": films.size, **facts}
+    about["skipped"] = list(films.skipped)
+    write_text(Path(folder) / "about.json", json.dumps(about, indent=2) + "\n")
+    table = films.index[["split", "class", "filename", "patient"]]
+    write_text(Path(folder) / "index.csv", table.to_csv(index=False))
+
+
+def save_films(films, folder):
+    """Writes films as PNG files into class folders, with `index.csv` and `about.json`.
+
+    Args:
+        films: `Films` of one size.
+        folder: The folder, made if missing; a file already there is kept.
+
+    Returns:
+        The stored `Films`.
+
+    Raises:
+        OSError: If the folder cannot be written; no file is left half-written.
+    """
+    folder = Path(folder).expanduser().resolve()
+    paths = stored_paths(films, folder)
+    for parent in {path.parent for path in paths}:
+        parent.mkdir(parents=True, exist_ok=True)
+    for path, image in zip(paths, films.images, strict=True):
+        if not path.exists():
+            partial = path.with_name(f".{path.name}.partial")
+            partial.write_bytes(cv2.imencode(".png", image)[1])
+            os.replace(partial, path)
+    index = films.index.assign(path=[str(path) for path in paths])
+    index["filename"] = [path.name for path in paths]
+    stored = replace(films, index=index, _pixels=dict(films._pixels))
+    write_index(stored, folder)
+    return stored

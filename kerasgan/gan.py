@@ -1,0 +1,261 @@
+"""The GAN: a Keras model trained with plain `compile` and `fit`."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kerasgan.films import to_uint8
+from kerasgan.losses import LOSSES
+
+
+class GAN(keras.Model):
+    """A generator and a discriminator trained against each other, and an averaged generator.
+
+    `fit` takes batches of images, or of (images, classes) when the networks are conditional.
+    Every random draw of a step is a function of (seed, step), so a run restored from a checkpoint
+    goes on exactly as it would have. Samples come from `averaged`, the exponential moving average
+    of the generator's weights (Karras et al. 2018), whose short memory at the start grows with
+    the steps, so that short runs are not held back by their first weights.
+
+    Args:
+        generator: Model (latent (n, k)[, class (n,)]) -> float32 (n, h, w, 1) in [-1, 1].
+        discriminator: Model (image (n, h, w, 1)[, class (n,)]) -> logits (n, 1).
+        augment: `None`, or a layer called as `augment(images, seed=...)` on all the discriminator
+            sees, such as `DiffAugment()`.
+        ema: Decay of the average, in [0, 1); 0 keeps it equal to the generator.
+        r1: Weight of the gradient penalty on real images, 0 for none (Mescheder et al. 2018).
+        r2: Weight of the same penalty on generated images, 0 for none.
+        penalty_every: Steps from one penalty to the next; its weight is scaled to match (Karras
+            et al. 2020, "lazy regularization").
+        seed: Integer seed of all noise and augmentation.
+
+    Raises:
+        ValueError: If only one of the networks is conditional, or they disagree on the size.
+
+    Example:
+        >>> gan = GAN(build_generator(64), build_discriminator(64), augment=DiffAugment())
+        >>> gan.compile(keras.optimizers.Adam(2e-4, 0.5), keras.optimizers.Adam(2e-4, 0.5))
+        >>> gan.fit(films.split("train").batches(32), epochs=200)
+        >>> images = gan.generate(1000, seed=0)
+    """
+
+    def __init__(
+        self,
+        generator,
+        discriminator,
+        augment=None,
+        ema=0.999,
+        r1=0.0,
+        r2=0.0,
+        penalty_every=1,
+        seed=0,
+        name="gan",
+    ):
+        super().__init__(name=name)
+        if generator.output_shape[1:] != _first(discriminator.input_shape)[1:]:
+            raise ValueError(
+                "generator and discriminator must agree on the image shape. Received: "
+                f"{generator.output_shape[1:]} and {_first(discriminator.input_shape)[1:]}"
+            )
+        if len(generator.inputs) != len(discriminator.inputs):
+            raise ValueError(
+                "generator and discriminator must both be conditional, or neither. Received: "
+                f"{len(generator.inputs)} and {len(discriminator.inputs)} inputs"
+            )
+        self.generator, self.discriminator = generator, discriminator
+        self.averaged = keras.models.clone_model(generator)
+        self.averaged.set_weights(generator.get_weights())
+        self.averaged.trainable = False
+        self.augment = augment
+        self.ema, self.r1, self.r2, self.penalty_every = ema, r1, r2, penalty_every
+        self.seed = seed
+        self.latent = _first(generator.input_shape)[-1]
+        self.conditional = len(generator.inputs) > 1
+        self.trackers = [
+            keras.metrics.Mean(name=name) for name in ("g_loss", "d_loss", "d_real", "d_fake")
+        ]
+        self.built = True
+
+    @property
+    def metrics(self):
+        """The running means shown by `fit`: both losses, mean D(x) and mean D(G(z))."""
+        return self.trackers
+
+    def compile(
+        self, generator_optimizer, discriminator_optimizer, loss="non_saturating", **kwargs
+    ):
+        """Sets the optimizers and the loss.
+
+        Args:
+            generator_optimizer: Keras optimizer of the generator.
+            discriminator_optimizer: Keras optimizer of the discriminator, another object.
+            loss: Name in `kerasgan.losses.LOSSES`, or a function
+                `(real_logits, fake_logits) -> (g_loss, d_loss)`.
+            **kwargs: `jit_compile`, `run_eagerly`, `steps_per_execution` as in Keras;
+                `jit_compile` is off unless asked for.
+
+        Raises:
+            ValueError: If `loss` names no loss, or one optimizer is given twice.
+        """
+        if isinstance(loss, str):
+            if loss not in LOSSES:
+                raise ValueError(f"loss must be one of {sorted(LOSSES)}. Received: loss={loss!r}")
+            loss = LOSSES[loss]
+        if generator_optimizer is discriminator_optimizer:
+            raise ValueError("each network needs an optimizer of its own. Received one for both")
+        super().compile(**{"jit_compile": False, **kwargs})
+        self.gan_loss = loss
+        self.generator_optimizer = generator_optimizer
+        self.discriminator_optimizer = discriminator_optimizer
+        # Built here, so that a checkpoint restored before the first step finds all the slots.
+        generator_optimizer.build(self.generator.trainable_variables)
+        discriminator_optimizer.build(self.discriminator.trainable_variables)
+
+    def call(self, inputs, training=False):
+        """Draws images from the averaged generator: latents[, classes] -> float32 images."""
+        return self.averaged(inputs, training=training)
+
+    def train_step(self, data):
+        """Updates the discriminator, then the generator, then the average, on one batch."""
+        real, labels = self._unpack(data)
+        step = tf.cast(self.discriminator_optimizer.iterations, tf.int32)
+        seed = tf.stack([tf.constant(self.seed, tf.int32), step])
+        latent = tf.random.stateless_normal((tf.shape(real)[0], self.latent), seed)
+        with tf.GradientTape() as g_tape:
+            fake = self.generator(self._inputs(latent, labels), training=True)
+
+            with tf.GradientTape() as d_tape:
+                real_logits = self._judge(real, labels, tf.random.fold_in(seed, 1))
+                fake_logits = self._judge(
+                    tf.stop_gradient(fake), labels, tf.random.fold_in(seed, 2)
+                )
+                _, d_loss = self.gan_loss(real_logits, fake_logits)
+                total = d_loss + self._penalty(real, fake, labels, step)
+            variables = self.discriminator.trainable_variables
+            self.discriminator_optimizer.apply(d_tape.gradient(total, variables), variables)
+
+            again = self._judge(fake, labels, tf.random.fold_in(seed, 2))
+            g_loss, _ = self.gan_loss(tf.stop_gradient(real_logits), again)
+        variables = self.generator.trainable_variables
+        self.generator_optimizer.apply(g_tape.gradient(g_loss, variables), variables)
+        self._average(step)
+        return self._track(g_loss, d_loss, real_logits, fake_logits)
+
+    def test_step(self, data):
+        """Scores one batch without an update: held-out images against the averaged generator."""
+        real, labels = self._unpack(data)
+        latent = tf.random.stateless_normal((tf.shape(real)[0], self.latent), (self.seed, -1))
+        fake = self.averaged(self._inputs(latent, labels), training=False)
+        logits = [self.discriminator(self._inputs(x, labels), training=False) for x in (real, fake)]
+        return self._track(*self.gan_loss(*logits), *logits)
+
+    def generate(self, count, labels=None, seed=0, batch_size=256):
+        """Draws `count` images, uint8 (count, h, w, 1), from the averaged generator.
+
+        Args:
+            count: Number of images, >= 0.
+            labels: For a conditional GAN, one class or int (count,) classes.
+            seed: Integer; equal seeds draw equal images, and a longer draw begins with a shorter.
+            batch_size: Images a pass.
+
+        Returns:
+            uint8 array (count, h, w, 1).
+
+        Raises:
+            ValueError: If `labels` are missing, superfluous or of another length.
+        """
+        return draw(self.averaged, count, labels, seed, batch_size)
+
+    def _unpack(self, data):
+        if not self.conditional:
+            return (data[0] if isinstance(data, tuple) else data), None
+        if not isinstance(data, tuple) or len(data) < 2:
+            raise ValueError("a conditional GAN needs (images, classes): use batches(labels=True)")
+        return data[0], data[1]
+
+    def _inputs(self, first, labels):
+        return [first, labels] if self.conditional else first
+
+    def _judge(self, images, labels, seed):
+        if self.augment is not None:
+            images = self.augment(images, seed=seed)
+        # Real and generated go in apart: BatchNorm over a mixed batch would leak which is which.
+        return self.discriminator(self._inputs(images, labels), training=True)
+
+    def _penalty(self, real, fake, labels, step):
+        """Squared gradient norms of the logits, every `penalty_every` steps."""
+        if not self.r1 and not self.r2:
+            return 0.0
+
+        def norm(images, weight):
+            if not weight:
+                return 0.0
+            images = tf.identity(images)  # a tensor of this branch, which a tape can watch
+            with tf.GradientTape() as tape:
+                tape.watch(images)
+                logits = self.discriminator(self._inputs(images, labels), training=True)
+                total = tf.reduce_sum(logits)
+            gradient = tape.gradient(total, images)
+            squared = tf.reduce_sum(tf.square(gradient), axis=(1, 2, 3))
+            return weight / 2 * self.penalty_every * tf.reduce_mean(squared)
+
+        def penalty():
+            return norm(real, self.r1) + norm(tf.stop_gradient(fake), self.r2)
+
+        if self.penalty_every == 1:
+            return penalty()
+        return tf.cond(step % self.penalty_every == 0, penalty, lambda: 0.0)
+
+    def _average(self, step):
+        step = tf.cast(step, tf.float32)
+        decay = tf.minimum(self.ema, (1 + step) / (10 + step)) if self.ema else 0.0
+        for average, value in zip(self.averaged.variables, self.generator.variables, strict=True):
+            average.assign(value + decay * (average - value))
+
+    def _track(self, g_loss, d_loss, real_logits, fake_logits):
+        values = (g_loss, d_loss, tf.sigmoid(real_logits), tf.sigmoid(fake_logits))
+        for tracker, value in zip(self.trackers, values, strict=True):
+            tracker.update_state(value)
+        return {tracker.name: tracker.result() for tracker in self.trackers}
+
+
+def draw(generator, count, labels=None, seed=0, batch_size=256):
+    """Draws images from a generator model, saved or in training.
+
+    Args:
+        generator: Model (latent (n, k)[, class (n,)]) -> float32 (n, h, w, 1) in [-1, 1].
+        count: Number of images, >= 0.
+        labels: For a conditional generator, one class or int (count,) classes.
+        seed: Integer; equal seeds draw equal images, and a longer draw begins with a shorter one.
+        batch_size: Images a pass.
+
+    Returns:
+        uint8 array (count, h, w, 1).
+
+    Raises:
+        ValueError: If `labels` are missing, superfluous or of another length.
+    """
+    conditional = len(generator.inputs) > 1
+    if conditional != (labels is not None):
+        need = "needs labels" if conditional else "takes no labels"
+        raise ValueError(f"{generator.name} {need}. Received: labels={labels!r}")
+    latent = np.random.default_rng(seed).standard_normal(
+        (count, generator.inputs[0].shape[-1]), np.float32
+    )
+    if conditional:
+        labels = np.broadcast_to(np.asarray(labels, np.int32), (count,))
+    images = np.empty((count, *generator.output_shape[1:]), np.uint8)
+    run = tf.function(generator, reduce_retracing=True)
+    for start in range(0, count, batch_size):
+        part = slice(start, start + batch_size)
+        inputs = latent[part] if not conditional else [latent[part], labels[part]]
+        images[part] = to_uint8(run(_tensors(inputs), training=False).numpy())
+    return images
+
+
+def _tensors(inputs):
+    return tf.nest.map_structure(tf.convert_to_tensor, inputs)
+
+
+def _first(shape):
+    return shape[0] if isinstance(shape, list) else shape

@@ -1,0 +1,190 @@
+"""Networks: functions that return named functional Keras models of stock layers."""
+
+import math
+
+import keras
+from keras import layers
+
+_MAX_MULTIPLE = 8  # widest layer of the DCGAN, in multiples of `width`
+
+
+def _levels(size):
+    """Number of halvings from `size` down to 4 x 4."""
+    if not isinstance(size, int) or size < 16 or size > 512 or size & (size - 1):
+        raise ValueError(f"size must be a power of two from 16 to 512. Received: size={size!r}")
+    return int(math.log2(size)) - 2
+
+
+def _positive(**values):
+    for name, value in values.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a positive integer. Received: {name}={value!r}")
+
+
+def _dcgan_init():
+    return keras.initializers.RandomNormal(0.0, 0.02)
+
+
+def _batch_norm(x, **kwargs):
+    # Momentum 0.9, not Keras' 0.99: the moving statistics must catch up within a few hundred steps.
+    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, **kwargs)(x)
+
+
+def _dcgan_norm(x):
+    return _batch_norm(x, gamma_initializer=keras.initializers.RandomNormal(1.0, 0.02))
+
+
+def build_generator(size=64, latent=100, width=64, n_classes=None):
+    """Builds the DCGAN generator: transposed 4 x 4 convolutions, BatchNorm, ReLU, tanh.
+
+    At size 64 and width 64 its layers are the reference study's: 512-256-128-64-1 channels.
+
+    Args:
+        size: Side of the square images in pixels, a power of two from 16 to 512.
+        latent: Length of the latent vector, drawn from N(0, 1).
+        width: Channels of the last hidden layer; the widest has 8 times as many.
+        n_classes: `None` for an unconditional generator; otherwise the number of classes, and the
+            model takes a second input, int32 (n,): the class, in the order of the training data.
+
+    Returns:
+        A functional model, (n, latent)[, (n,)] -> float32 (n, size, size, 1) in [-1, 1].
+
+    Raises:
+        ValueError: If `size` is no such power of two, or a count is not positive.
+
+    Example:
+        >>> build_generator(64).output_shape
+        (None, 64, 64, 1)
+
+    Reference:
+        Radford, Metz and Chintala (2016), "Unsupervised representation learning with deep
+        convolutional generative adversarial networks", arXiv 1511.06434.
+    """
+    levels = _levels(size)
+    _positive(latent=latent, width=width)
+    inputs = [layers.Input((latent,), name="latent")]
+    x = inputs[0]
+    if n_classes is not None:
+        _positive(n_classes=n_classes)
+        inputs.append(layers.Input((), dtype="int32", name="class"))
+        x = layers.Concatenate()([x, layers.Embedding(n_classes, latent)(inputs[1])])
+    x = layers.Reshape((1, 1, x.shape[-1]))(x)
+    for level in range(levels):
+        channels = width * min(_MAX_MULTIPLE, 2 ** (levels - 1 - level))
+        strides, padding = (1, "valid") if level == 0 else (2, "same")
+        x = layers.Conv2DTranspose(
+            channels, 4, strides, padding, use_bias=False, kernel_initializer=_dcgan_init()
+        )(x)
+        x = layers.ReLU()(_dcgan_norm(x))
+    x = layers.Conv2DTranspose(
+        1, 4, 2, "same", use_bias=False, activation="tanh", kernel_initializer=_dcgan_init()
+    )(x)
+    return keras.Model(inputs, x, name="dcgan_generator")
+
+
+def build_discriminator(size=64, width=64, n_classes=None, norm="batch"):
+    """Builds the DCGAN discriminator: strided 4 x 4 convolutions and LeakyReLU, one logit out.
+
+    The reference study's sigmoid belongs to the loss here (see `kerasgan.losses`).
+
+    Args:
+        size: Side of the square images in pixels, a power of two from 16 to 512.
+        width: Channels of the first layer; they double up to 8 times as many.
+        n_classes: `None`, or the number of classes of a conditional GAN: the model then takes the
+            class, int32 (n,), as a second input and judges by projection (Miyato and Koyama).
+        norm: `"batch"` (the reference: BatchNorm except first and last), `"spectral"`
+            (Miyato et al. 2018, every layer) or `"none"`.
+
+    Returns:
+        A functional model, float32 (n, size, size, 1) in [-1, 1][, (n,)] -> logits (n, 1).
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+        >>> build_discriminator(64, n_classes=4, norm="spectral").output_shape
+        (None, 1)
+
+    Reference:
+        Radford et al. (2016), arXiv 1511.06434; Miyato and Koyama (2018), "cGANs with projection
+        discriminator", arXiv 1802.05637; Miyato et al. (2018), "Spectral normalization for
+        generative adversarial networks", arXiv 1802.05957.
+    """
+    levels = _levels(size)
+    _positive(width=width)
+    if norm not in ("batch", "spectral", "none"):
+        raise ValueError(f"norm must be 'batch', 'spectral' or 'none'. Received: norm={norm!r}")
+
+    def linear(layer):
+        return layers.SpectralNormalization(layer) if norm == "spectral" else layer
+
+    image = layers.Input((size, size, 1), name="image")
+    x = image
+    for level in range(levels):
+        channels = width * min(_MAX_MULTIPLE, 2**level)
+        # A bias would be undone by the BatchNorm that follows.
+        use_bias = norm != "batch"
+        conv = layers.Conv2D(
+            channels, 4, 2, "same", use_bias=use_bias, kernel_initializer=_dcgan_init()
+        )
+        x = linear(conv)(x)
+        if norm == "batch" and level > 0:
+            x = _dcgan_norm(x)
+        x = layers.LeakyReLU(negative_slope=0.2)(x)
+    if n_classes is None:
+        score = linear(
+            layers.Conv2D(1, 4, use_bias=norm != "batch", kernel_initializer=_dcgan_init())
+        )(x)
+        return keras.Model(image, layers.Flatten()(score), name="dcgan_discriminator")
+    _positive(n_classes=n_classes)
+    label = layers.Input((), dtype="int32", name="class")
+    features = layers.Flatten()(linear(layers.Conv2D(channels, 4))(x))
+    features = layers.LeakyReLU(negative_slope=0.2)(features)
+    projection = layers.Dot(1)([features, layers.Embedding(n_classes, channels)(label)])
+    score = layers.Add()([linear(layers.Dense(1))(features), projection])
+    return keras.Model([image, label], score, name="projection_discriminator")
+
+
+def build_classifier(size=64, n_classes=4, dropout=0.5):
+    """Builds the reference study's CNN: three blocks Conv - ReLU - BatchNorm - MaxPool, two Dense.
+
+    It ends in logits: the softmax belongs to the loss (`from_logits=True`). Initial weights follow
+    PyTorch's defaults (Kaiming uniform, He et al. 2015). At size 64 with four classes it has
+    2,191,556 trainable parameters.
+
+    Args:
+        size: Side of the square images in pixels, a power of two from 16 to 512.
+        n_classes: Number of classes.
+        dropout: Rate of the dropout before the last layer, in [0, 1).
+
+    Returns:
+        A functional model, float32 (n, size, size, 1) in [-1, 1] -> logits (n, n_classes).
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+        >>> build_classifier(64, 4).count_params() - 448  # less BatchNorm's moving statistics
+        2191556
+    """
+    _levels(size)
+    _positive(n_classes=n_classes)
+    image = layers.Input((size, size, 1), name="image")
+    x, fan_in = image, 9
+    for channels in (32, 64, 128):
+        conv = layers.Conv2D(channels, 3, padding="same", activation="relu", **_kaiming(fan_in))
+        x = layers.MaxPooling2D()(_batch_norm(conv(x)))
+        fan_in = 9 * channels
+    x = layers.Flatten()(x)
+    x = layers.Dense(256, activation="relu", **_kaiming(x.shape[-1]))(x)
+    x = layers.Dropout(dropout)(x)
+    return keras.Model(image, layers.Dense(n_classes, **_kaiming(256))(x), name="reference_cnn")
+
+
+def _kaiming(fan_in):
+    """PyTorch's default initial kernel and bias: U(-1, 1) / sqrt(fan_in)."""
+    bound = 1 / math.sqrt(fan_in)
+    return {
+        "kernel_initializer": keras.initializers.RandomUniform(-bound, bound),
+        "bias_initializer": keras.initializers.RandomUniform(-bound, bound),
+    }

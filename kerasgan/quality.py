@@ -1,0 +1,490 @@
+"""How good generated images are, beside real ones: functions of arrays, on features or on images.
+
+Throughout: features are floats (n, d), one row an image; images are uint8 (n, h, w, 1); `patients`
+names the patient of each real film, (n,), `""` or None where unknown; `seed` fixes every random
+choice; `low` and `high` end a 95 % interval. Wrong shapes and sizes raise ValueError.
+"""
+
+import socket
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+from scipy.spatial.distance import cdist
+from sklearn import metrics
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+from sklearn.svm import SVC
+
+from kerasgan.scores import bootstrap_interval, group_positions, wilson_interval
+
+DOMAIN_ENCODER = Path(__file__).parents[1] / "saved_models" / "encoder" / "encoder.keras"
+IMAGENET = {  # architecture: (its module in keras.applications, side of its images)
+    "InceptionV3": ("inception_v3", 299),
+    "MobileNetV2": ("mobilenet_v2", 224),
+    "DenseNet121": ("densenet", 224),
+    "EfficientNetB0": ("efficientnet", 224),
+    "ResNet50": ("resnet", 224),
+}
+
+
+class Encoder:
+    """Turns images into features, under a `name` that goes into every table.
+
+    Args:
+        name: what the tables call it.
+        function: from a batch of images to its features.
+
+    Example:
+        >>> features = best_encoder()(films.images)
+    """
+
+    def __init__(self, name, function):
+        self.name, self._function = name, function
+
+    def __call__(self, images):
+        """Encodes images, 64 at a time so that memory stays small."""
+        images = _checked(images)
+        batches = [self._function(images[i : i + 64]) for i in range(0, len(images), 64)]
+        return np.concatenate(batches).reshape(len(images), -1).astype(float)
+
+    @classmethod
+    def hog(cls):
+        """Histograms of oriented gradients: no weights, no download."""
+        return cls("HOG", hog_features)
+
+    @classmethod
+    def keras(cls, path, name=None):
+        """A saved `.keras` model of images in [-1, 1], which are resized to its input."""
+        import keras
+
+        from kerasgan.films import to_float
+
+        model = keras.models.load_model(path)
+        side = model.input_shape[1]
+        name = name or f"domain ({Path(path).name})"
+        return cls(name, lambda x: model.predict_on_batch(to_float(_resized(x, side))))
+
+    @classmethod
+    def imagenet(cls, architecture="InceptionV3"):
+        """A network of Keras Applications with ImageNet weights, one of `IMAGENET`.
+
+        Raises:
+            OSError: the weights are neither cached nor downloaded, no reply taking over 10 s.
+        """
+        if architecture not in IMAGENET:
+            raise ValueError(f"architecture must be in {[*IMAGENET]}. Received: {architecture!r}")
+        import keras
+
+        module, side = IMAGENET[architecture]
+        patience = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(10)
+        try:
+            build = getattr(keras.applications, architecture)
+            model = build(include_top=False, pooling="avg", input_shape=(side, side, 3))
+        except Exception as error:  # a failed download is a bare Exception in Keras
+            raise OSError(
+                f"No ImageNet weights of {architecture} ({error}). Connect once, or copy them into "
+                "~/.keras/models, or use Encoder.keras(path) or Encoder.hog()"
+            ) from error
+        finally:
+            socket.setdefaulttimeout(patience)
+
+        def encode(images):
+            colour = _resized(images, side).astype("float32").repeat(3, axis=-1)
+            prepare = getattr(keras.applications, module).preprocess_input
+            return model.predict_on_batch(prepare(colour))
+
+        return cls(f"ImageNet {architecture}", encode)
+
+
+def best_encoder(path=DOMAIN_ENCODER):
+    """ImageNet features if their weights can be had, else the encoder saved at `path`, else HOG."""
+    try:
+        return Encoder.imagenet()
+    except OSError:
+        return Encoder.keras(path) if Path(path).is_file() else Encoder.hog()
+
+
+def kid(real, fake, subset_size=50, subsets=100, seed=0):
+    """Kernel inception distance: unbiased squared MMD of features, kernel (x.y / d + 1)^3.
+
+    Args:
+        real: features.
+        fake: features.
+        subset_size: images drawn from each side at a time, at most as many as the smaller has.
+        subsets: number of draws.
+        seed: seed of the draws.
+
+    Returns:
+        `(mean, spread)` over the draws. Sets of one distribution have a mean about 0. The draws
+        overlap, so the spread is no standard error: `compare_sets` has an interval.
+
+    Reference:
+        Binkowski et al. 2018, Demystifying MMD GANs.
+    """
+    if not 2 <= subset_size <= min(len(real), len(fake)):
+        received = f"{subset_size=}, real={len(real)}, fake={len(fake)}"
+        raise ValueError(f"subset_size must be 2 to the smaller set's size. Received: {received}")
+    rng = np.random.default_rng(seed)
+    draws = [
+        _mmd(*(x[rng.choice(len(x), subset_size, replace=False)] for x in (real, fake)))
+        for _ in range(subsets)
+    ]
+    return float(np.mean(draws)), float(np.std(draws))
+
+
+def fid(real, fake):
+    """Frechet distance of Gaussians fitted to features (Heusel 2017); biased on few images."""
+    means = [x.mean(axis=0) for x in (real, fake)]
+    a, b = ((x - mean) / np.sqrt(len(x) - 1) for x, mean in zip((real, fake), means, strict=True))
+    # tr sqrt(A'A B'B) is the sum of the singular values of AB', thus of RS' where A = QR, B = PS:
+    # exact, and as small as the smaller of images and features.
+    roots = [np.linalg.qr(x, mode="r") for x in (a, b)]
+    shared = np.linalg.svd(roots[0] @ roots[1].T, compute_uv=False).sum()
+    return float(np.sum((means[0] - means[1]) ** 2) + np.sum(a**2) + np.sum(b**2) - 2 * shared)
+
+
+def precision_recall(real, fake, k=3):
+    """Share of fakes in the real manifold, and of real in the fake one (Kynkaanniemi 2019).
+
+    A manifold is the union of balls about features that reach to their k-th nearest neighbours.
+    """
+    between = cdist(real, fake)
+    precision = (between <= _radii(real, k)[:, None]).any(axis=0).mean()
+    recall = (between <= _radii(fake, k)).any(axis=1).mean()
+    return float(precision), float(recall)
+
+
+def density_coverage(real, fake, k=5):
+    """Real balls about a fake, over k, and share of real balls with a fake in them (Naeem 2020).
+
+    A ball reaches from real features to their k-th nearest neighbour. On equal counts, fakes just
+    like the real have a density of 1 and a coverage near 1 - 1 / 2^k.
+    """
+    inside = cdist(real, fake) <= _radii(real, k)[:, None]
+    return float(inside.sum(axis=0).mean() / k), float(inside.any(axis=1).mean())
+
+
+def nearest(samples, reference):
+    """Each sample's distance to its nearest reference features, and the position of those."""
+    distances = cdist(samples, reference)
+    return distances.min(axis=1), distances.argmin(axis=1)
+
+
+def stretch(images):
+    """Stretches each image to its own full range: only to compare with samples saved that way."""
+    images = _checked(images).astype(float)
+    low, high = (end(axis=(1, 2, 3), keepdims=True) for end in (images.min, images.max))
+    return np.rint(255 * (images - low) / np.maximum(high - low, 1)).astype("uint8")
+
+
+def hog_features(images, cell=8, bins=9):
+    """Histograms of oriented gradients (Dalal and Triggs 2005), as features.
+
+    Cells of `cell` pixels in blocks of 2 x 2; `bins` orientations; h and w at least `2 * cell`.
+    """
+    pixels = _checked(images)[..., 0].astype("float32")
+    rows, columns = (side // cell for side in pixels.shape[1:])
+    dx, dy = np.zeros_like(pixels), np.zeros_like(pixels)
+    dx[:, :, 1:-1] = pixels[:, :, 2:] - pixels[:, :, :-2]
+    dy[:, 1:-1] = pixels[:, 2:] - pixels[:, :-2]
+    angle = np.arctan2(dy, dx) % np.pi / np.pi * bins - 0.5
+    gap = np.abs(angle[..., None] - np.arange(bins))  # a gradient votes for the two bins about it
+    votes = np.hypot(dx, dy)[..., None] * np.maximum(0, 1 - np.minimum(gap, bins - gap))
+    votes = votes[:, : rows * cell, : columns * cell]
+    cells = votes.reshape(len(pixels), rows, cell, columns, cell, bins).sum(axis=(2, 4))
+    corners = [cells[:, i : rows - 1 + i, j : columns - 1 + j] for i in (0, 1) for j in (0, 1)]
+    blocks = _unit(np.minimum(_unit(np.concatenate(corners, axis=-1)), 0.2))
+    return blocks.reshape(len(pixels), -1)
+
+
+def sliced_wasserstein(real, fake, patches=64, directions=128, seed=0):
+    """Sliced Wasserstein distance x 1000 of 7 x 7 patches of Laplacian pyramids (Karras 2018).
+
+    Patches, `patches` an image of the smaller set, are scaled by the mean and deviation of both
+    sets together (not of each: brightness counts) and seen along random `directions`. Returns a
+    dict from the height of each level (the images', its half, ... down to 16) to its distance.
+    """
+    count = patches * min(len(real), len(fake))
+    projections = np.random.default_rng(seed).normal(size=(49, directions)).astype("float32")
+    projections /= np.linalg.norm(projections, axis=0)
+    distances = {}
+    for level in zip(_pyramid(_checked(real)), _pyramid(_checked(fake)), strict=True):
+        drawn = [_patches(images, count, np.random.default_rng(seed)) for images in level]
+        centre, scale = np.mean(drawn), np.std(drawn) + 1e-8
+        a, b = (np.sort((x - centre) / scale @ projections, axis=0) for x in drawn)
+        distances[level[0].shape[1]] = float(1000 * np.abs(a - b).mean())
+    return distances
+
+
+def detectability(real, fake, patients=None, seed=0):
+    """How well HOG + SVM tells real from fake: `(accuracy, low, high)` over three 5-fold runs.
+
+    On equal counts, folds by patient; 0.5 is a coin. An exact copy of a real film shares its fold;
+    near copies do not, and push the accuracy below 0.5, a sign of copying rather than of quality.
+    Fakes that repeat each other are told by it, as they should be. The interval is Wilson's.
+    """
+    rng, count = np.random.default_rng(seed), min(len(real), len(fake))
+    groups = np.empty(len(real), int)
+    for number, films in enumerate(group_positions(patients, len(real))):
+        groups[films] = number
+    chosen = rng.permutation(len(real))[:count]
+    real, groups, fake = real[chosen], groups[chosen], fake[rng.permutation(len(fake))[:count]]
+    owner = {image.tobytes(): group for image, group in zip(real, groups, strict=True)}
+    copied = [owner.get(image.tobytes(), -1 - i) for i, image in enumerate(fake)]
+    features, truth = hog_features(np.concatenate([real, fake])), np.repeat([0, 1], count)
+    right = [
+        cross_val_predict(_svm(), features, truth, groups=[*groups, *copied], cv=folds) == truth
+        for folds in (
+            StratifiedGroupKFold(5, shuffle=True, random_state=seed + i) for i in range(3)
+        )
+    ]
+    return float(np.mean(right)), *wilson_interval(2 * count * np.mean(right), 2 * count)
+
+
+def train_on_synthetic_test_on_real(fake, fake_labels, real, real_labels):
+    """Trains HOG + SVM on fake images of all classes, tests it on real ones (Ravuri 2019).
+
+    Returns a dict: `accuracy`, its Wilson `low` and `high`, macro `precision`, `sensitivity`, `f1`.
+    """
+    predicted = _svm().fit(hog_features(fake), fake_labels).predict(hog_features(real))
+    right = np.sum(predicted == real_labels)
+    macro = metrics.precision_recall_fscore_support(
+        real_labels, predicted, average="macro", zero_division=0
+    )
+    values = right / len(real), *wilson_interval(right, len(real)), *macro[:3]
+    names = ("accuracy", "low", "high", "precision", "sensitivity", "f1")
+    return dict(zip(names, map(float, values), strict=True))
+
+
+def diversity(images, pairs=500, seed=0):
+    """Mean structural similarity (Wang 2004) of random pairs of images: lower is more diverse."""
+    pixels = _checked(images)[..., 0].astype("float32")
+    first, second = np.triu_indices(len(pixels), 1)
+    if len(first) == 0:
+        raise ValueError(f"Pairs need at least two images. Received: {len(pixels)}")
+    drawn = np.random.default_rng(seed).permutation(len(first))[:pairs]
+    return float(np.mean([_ssim(pixels[first[i]], pixels[second[i]]) for i in drawn]))
+
+
+def memorization(samples, training, held_out=None, patients=None, shifts=2, flips=True, rate=0.01):
+    """Screens samples for copies of training films, shifted and flipped ones included.
+
+    The distance is that of two images, at most 64 pixels a side, freed of their mean and scale: 0
+    for a copy whatever its brightness and contrast, 1.41 for the unrelated. A sample is flagged if
+    it lies nearer to a training film than all but a share `rate` of fresh films do.
+
+    Args:
+        samples: images.
+        training: the films the generator saw.
+        held_out: k fresh films; by default each training film is held against other patients'.
+        patients: patients of the training films.
+        shifts: largest shift undone, in pixels each way.
+        flips: whether horizontal flips are undone.
+        rate: share of fresh films that may be flagged; at least 1 / (k + 1), or by default, where
+            the two nearest of m training films are one pair, 2 / (m + 1).
+
+    Returns:
+        DataFrame, a row a sample: `nearest` (a training film), `distance`, `limit`, `flagged`.
+
+    Example:
+        >>> kept = samples[~memorization(samples, train.images, patients=train.patients).flagged]
+    """
+    distances = _aligned_distances(samples, training, shifts, flips)
+    fresh = _aligned_distances(training if held_out is None else held_out, training, shifts, flips)
+    if held_out is None:
+        for films in group_positions(patients, len(training)):
+            fresh[np.ix_(films, films)] = np.inf
+    # A fresh film among k ranks below the r-th at a chance of r / (k + 1). Left out in turn, films
+    # are not fresh to each other: counting the newcomer as a neighbour too raises that to r + 1.
+    rank = int(rate * (len(fresh) + 1)) - (held_out is None)
+    limit = np.sort(fresh.min(axis=1))[max(rank, 1) - 1]
+    found = pd.DataFrame({"nearest": distances.argmin(axis=1), "distance": distances.min(axis=1)})
+    return found.assign(limit=limit, flagged=found["distance"] < limit)
+
+
+def membership_attack(samples, training, held_out, patients=None, shifts=2, flips=True):
+    """Guesses which films a generator saw from how near its samples come: `(auc, low, high)`.
+
+    0.5 if nothing leaks; the interval is the bootstrap's. `patients` are those of the training
+    films, then of the held-out ones; distances are as in `memorization`.
+    """
+    films = np.concatenate([training, held_out])
+    near = -_aligned_distances(films, samples, shifts, flips).min(axis=1)
+    member = np.repeat([1, 0], [len(training), len(held_out)])
+
+    def auc(member, near):
+        return metrics.roc_auc_score(member, near) if 0 < sum(member) < len(member) else np.nan
+
+    return bootstrap_interval(auc, member, near, groups=patients)
+
+
+def compare_sets(
+    real,
+    fakes,
+    encoder,
+    authors=None,
+    patients=None,
+    class_name="all",
+    reference_set="train",
+    draws=30,
+    seed=0,
+):
+    """Measures sets of generated images beside a real-versus-real floor and the authors' samples.
+
+    Each score but detectability is a mean over random halves of the real films, split by patient,
+    each against as many generated images; the floor is one half against the other: all on one n.
+    The interval is the half-sample bootstrap's, 1.96 deviations over the halves each way, wide
+    rather than narrow. Detectability is on all films, with Wilson's interval; its floor is 0.5.
+
+    Args:
+        real: images of one class.
+        fakes: dict from a generator's name to its images, preferably no fewer than the real ones.
+        encoder: an `Encoder`.
+        authors: the published samples; with them all sets are stretched, as they were when saved.
+        patients: patients of the real films.
+        class_name: class of the films, for the table.
+        reference_set: name of the films, for the table, where stretching is noted.
+        draws: number of halves.
+        seed: seed of all choices.
+
+    Returns:
+        DataFrame: `generator,class,reference_set,encoder,metric,value,low,high,floor,authors`.
+    """
+    if authors is not None:
+        reference_set += " (stretched)"
+        real, fakes = stretch(real), {name: stretch(x) for name, x in fakes.items()}
+        fakes["authors"] = stretch(authors)
+    found = _halved_scores(real, fakes, encoder, patients, draws, seed)
+    rows = []
+    for name, images in fakes.items():
+        for metric, value in found[name].mean().items():
+            margin = 1.96 * found[name][metric].std()
+            floor = found[None][metric].mean()
+            rows.append((name, metric, value, value - margin, value + margin, floor))
+        rows.append((name, "detectability", *detectability(real, images, patients, seed), 0.5))
+    table = pd.DataFrame(rows, columns=["generator", "metric", "value", "low", "high", "floor"])
+    theirs = table[table["generator"] == "authors"].set_index("metric")["value"]
+    table["authors"] = table["metric"].map(theirs)
+    table.insert(1, "class", class_name)
+    table.insert(2, "reference_set", reference_set)
+    table.insert(3, "encoder", encoder.name)
+    return table
+
+
+def _halved_scores(real, fakes, encoder, patients, draws, seed):
+    # The deviation over half samples is the standard error on the whole (delete-half jackknife);
+    # drawing with replacement repeats films, which FID and neighbours mistake for mode collapse.
+    sets = {name: (images, encoder(images)) for name, images in {None: real, **fakes}.items()}
+    most = min(len(images) for images, _ in sets.values()) // 2
+    rng, patients = np.random.default_rng(seed), group_positions(patients, len(real))
+    found = {name: [] for name in sets}
+    for _ in range(draws):
+        halves = [], []
+        for i in rng.permutation(len(patients)):  # each patient whole, to the smaller half
+            min(halves, key=len).extend(patients[i])
+        size = min(most, *map(len, halves))
+        for name, (images, features) in sets.items():
+            drawn = halves[1][:size] if name is None else rng.permutation(len(images))[:size]
+            half = [part[halves[0][:size]] for part in sets[None]]
+            found[name].append(_scores(*half, images[drawn], features[drawn]))
+    return {name: pd.DataFrame(scores) for name, scores in found.items()}
+
+
+def _scores(real, real_features, fake, fake_features):
+    features = real_features, fake_features
+    return {
+        "kid": _mmd(*features),
+        "fid": fid(*features),
+        **dict(zip(("precision", "recall"), precision_recall(*features), strict=True)),
+        **dict(zip(("density", "coverage"), density_coverage(*features), strict=True)),
+        "sliced_wasserstein": np.mean(list(sliced_wasserstein(real, fake).values())),
+        "diversity": diversity(fake, pairs=100),
+    }
+
+
+def _mmd(real, fake):
+    n, m, d = len(real), len(fake), real.shape[1]
+    within = [((x @ x.T / d + 1) ** 3) * (1 - np.eye(len(x))) for x in (real, fake)]
+    between = (real @ fake.T / d + 1) ** 3
+    return within[0].sum() / (n * n - n) + within[1].sum() / (m * m - m) - 2 * between.mean()
+
+
+def _radii(features, k):
+    if k >= len(features):
+        raise ValueError(f"k must be below the number of images. Received: {k=}, n={len(features)}")
+    return np.partition(cdist(features, features), k, axis=1)[:, k]
+
+
+def _unit(vectors):
+    return vectors / np.sqrt(np.sum(vectors**2, axis=-1, keepdims=True) + 1e-5)
+
+
+def _svm():
+    return SVC(C=10, gamma="scale")
+
+
+def _pyramid(images):
+    level, levels = [image.astype("float32") for image in images[..., 0]], []
+    while min(level[0].shape) // 2 >= 16:
+        down = [cv2.pyrDown(image) for image in level]
+        size = level[0].shape[::-1]
+        levels.append([a - cv2.pyrUp(b, dstsize=size) for a, b in zip(level, down, strict=True)])
+        level = down
+    return [np.stack(level) for level in [*levels, level]]
+
+
+def _patches(images, count, rng):
+    windows = np.lib.stride_tricks.sliding_window_view(images, (7, 7), axis=(1, 2))
+    return windows[tuple(rng.integers(0, windows.shape[:3], (count, 3)).T)].reshape(count, -1)
+
+
+def _ssim(first, second):
+    def blur(image):
+        return cv2.GaussianBlur(image, (11, 11), 1.5)
+
+    a, b = blur(first), blur(second)
+    variances = blur(first**2) - a**2 + blur(second**2) - b**2
+    covariance = blur(first * second) - a * b
+    one, two = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    similarity = (2 * a * b + one) * (2 * covariance + two)
+    return np.mean(similarity / ((a**2 + b**2 + one) * (variances + two)))
+
+
+def _aligned_distances(images, reference, shifts, flips):
+    images, reference = (_shrunk(_checked(x)) for x in (images, reference))
+    height, width = (side - 2 * shifts for side in images.shape[1:])
+    middle = _standard(images[:, shifts : shifts + height, shifts : shifts + width])
+    nearest_yet = np.full((len(images), len(reference)), -1.0, "float32")
+    for turned in (reference, reference[:, :, ::-1])[: 1 + flips]:
+        for i, j in np.ndindex(2 * shifts + 1, 2 * shifts + 1):
+            window = _standard(turned[:, i : i + height, j : j + width])
+            np.maximum(nearest_yet, middle @ window.T, out=nearest_yet)
+    return np.sqrt(np.maximum(2 - 2 * nearest_yet, 0))  # of unit vectors, from their cosine
+
+
+def _standard(images):
+    flat = images.reshape(len(images), -1)
+    flat = flat - flat.mean(axis=1, keepdims=True)
+    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
+
+
+def _shrunk(images, side=64):
+    images = _resized(images, side) if max(images.shape[1:3]) > side else images
+    return images[..., 0].astype("float32")
+
+
+def _resized(images, side):
+    how = cv2.INTER_AREA if images.shape[1] > side else cv2.INTER_LINEAR
+    return np.stack([cv2.resize(x, (side, side), interpolation=how) for x in images[..., 0]])[
+        ..., None
+    ]
+
+
+def _checked(images):
+    images = np.asarray(images)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 1 or len(images) == 0:
+        received = f"{images.dtype} {images.shape}"
+        raise ValueError(f"images must be uint8 (n, h, w, 1), see to_uint8. Received: {received}")
+    return images

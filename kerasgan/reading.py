@@ -1,0 +1,150 @@
+"""Reading one image file, whatever its kind, as grey uint8 pixels."""
+
+import warnings
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+MAX_PIXELS = 100_000_000
+
+
+def read_film(path):
+    """Reads an image file as grey pixels.
+
+    Colour becomes luminance, an alpha channel is ignored, 16 bit are divided by 257: the scale of
+    a film is information, so no film is stretched by its own range. Of an animated file the first
+    frame is read. DICOM films get their modality and window transforms; MONOCHROME1 is inverted.
+
+    Args:
+        path: JPEG, PNG, TIFF, BMP, WebP, GIF or DICOM file.
+
+    Returns:
+        uint8 array (h, w).
+
+    Raises:
+        ValueError: If the file is empty, damaged, no image, or of `MAX_PIXELS` or more, with the
+            reason.
+        OSError: If it cannot be read.
+    """
+    return read_with_remark(path)[0]
+
+
+def read_with_remark(path):
+    """Reads as `read_film` does; returns the pixels and what was unusual, or an empty string."""
+    path = Path(path)
+    if not path.stat().st_size:
+        raise ValueError("the file is empty")
+    if _is_dicom(path):
+        return _read_dicom(path), ""
+    height, width, mode, frames = _header(path)
+    if height * width >= MAX_PIXELS:
+        raise ValueError(f"refused: {width} x {height} pixels, the limit is {MAX_PIXELS:,}")
+    if mode == "CMYK" or frames > 1:
+        remark = "CMYK, converted to grey" if mode == "CMYK" else f"first of {frames} frames"
+        return _read_pillow(path), remark
+    image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    return (_read_pillow(path) if image is None else _to_grey(image)), ""
+
+
+def image_size(path):
+    """Returns (height, width) of an image file from its header, without decoding it.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ValueError: If it is no image.
+    """
+    path = Path(path)
+    if _is_dicom(path):
+        return _dicom(path, stop_before_pixels=True)[1]
+    return _header(path)[:2]
+
+
+def _header(path):
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():  # Pillow warns of large images; they are refused below
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                width, height = image.size
+                return height, width, image.mode, getattr(image, "n_frames", 1)
+    except Image.DecompressionBombError:
+        raise ValueError(f"refused: the limit is {MAX_PIXELS:,} pixels") from None
+    except Exception as error:  # Pillow raises many kinds, some bare, for damaged files
+        raise ValueError(f"not an image, or a damaged one ({type(error).__name__})") from None
+
+
+def _read_pillow(path):
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("L"))
+    except Exception as error:
+        raise ValueError(f"damaged or cut off ({type(error).__name__})") from None
+
+
+def _to_grey(image):
+    if image.dtype == np.uint16:
+        image = np.rint(image / 257).astype(np.uint8)
+    if image.dtype != np.uint8:
+        raise ValueError(f"pixels of type {image.dtype}; save the image with 8 or 16 bit")
+    if image.ndim == 2:
+        return image
+    if image.shape[2] < 3:  # grey with alpha
+        return np.ascontiguousarray(image[..., 0])
+    return cv2.cvtColor(np.ascontiguousarray(image[..., :3]), cv2.COLOR_BGR2GRAY)
+
+
+def _is_dicom(path):
+    if path.suffix.lower() == ".dcm":
+        return True
+    with open(path, "rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def _dicom(path, **options):
+    import pydicom
+
+    try:
+        data = pydicom.dcmread(path, **options)
+        shape = int(data.Rows), int(data.Columns)
+    except Exception as error:
+        raise ValueError(f"not a DICOM image, or a damaged one ({type(error).__name__})") from None
+    if shape[0] * shape[1] >= MAX_PIXELS:
+        raise ValueError(f"refused: {shape[1]} x {shape[0]} pixels, the limit is {MAX_PIXELS:,}")
+    return data, shape
+
+
+def _read_dicom(path):
+    """Pixels after modality and window transforms, scaled to 8 bit by the range of these."""
+    from pydicom.pixels import apply_modality_lut, apply_voi_lut
+
+    _dicom(path, stop_before_pixels=True)
+    data, _ = _dicom(path)
+    try:
+        pixels = data.pixel_array
+        pixels = pixels[0] if int(data.get("NumberOfFrames", 1)) > 1 else pixels
+        if data.get("SamplesPerPixel", 1) > 1:
+            return cv2.cvtColor(np.ascontiguousarray(pixels[..., :3]), cv2.COLOR_RGB2GRAY)
+        values = apply_voi_lut(apply_modality_lut(pixels, data), data).astype(float)
+    except Exception as error:
+        raise ValueError(f"DICOM pixels cannot be read ({type(error).__name__}: {error})") from None
+    low, high = _dicom_range(data)
+    grey = np.clip((values - low) / (high - low), 0, 1)
+    if data.PhotometricInterpretation == "MONOCHROME1":
+        grey = 1 - grey
+    return np.rint(grey * 255).astype(np.uint8)
+
+
+def _dicom_range(data):
+    """The range of values the stored bits, or the look-up table, can take after rescaling."""
+    if "VOILUTSequence" in data:
+        return 0, 2 ** int(data.VOILUTSequence[0].LUTDescriptor[2]) - 1
+    bits, signed = int(data.BitsStored), int(data.PixelRepresentation)
+    limits = np.array([-(2 ** (bits - 1)), 2 ** (bits - 1) - 1] if signed else [0, 2**bits - 1])
+    ends = limits * float(data.get("RescaleSlope", 1)) + float(data.get("RescaleIntercept", 0))
+    return ends.min(), ends.max()

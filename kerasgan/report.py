@@ -1,0 +1,126 @@
+"""The report: one self-contained page of a run, with its tables and figures."""
+
+import base64
+import html
+from pathlib import Path
+
+import pandas as pd
+
+from kerasgan.runs import write_text
+
+_FIGURES = (
+    ("counts", "Films per class", "Films and patients of each class on either side of the split."),
+    ("films", "The films", "Some training films of each class, at the size the networks see."),
+    ("intensities", "Grey levels", "Classes that differ here can be told apart without disease."),
+    ("generated-*", "Real and generated", "Real training films beside samples of the class's GAN."),
+    ("evolution", "A GAN learns", "The same latents of one class over the training."),
+    ("gan_history", "GAN training", "Losses, and what the discriminator thinks of either side."),
+    (
+        "accuracy",
+        "Does more data help?",
+        "Total accuracy on the test films, 95 % Wilson intervals.",
+    ),
+    ("class_scores", "Class by class", "Sensitivity and specificity, 95 % Wilson intervals."),
+    ("confusion", "Confusion", "True class in rows, predicted class in columns."),
+    ("history", "Classifier training", "The test curve is watched, never used to choose."),
+)
+
+
+def banner(films):
+    """Shows, in a notebook, which films are in use, and the warning that belongs to them.
+
+    Args:
+        films: The `Films`.
+
+    Returns:
+        An `IPython.display.HTML` object.
+    """
+    from IPython.display import HTML
+
+    text = f"{len(films)} films of {len(films.classes)} classes from {html.escape(films.name)}."
+    style = "padding:.6em 1em;border-left:.4em solid #d97a00;background:#fff1d6;color:#1b1f24"
+    note = f'<div style="{style}"><b>{html.escape(films.note)}</b></div>' if films.note else ""
+    return HTML(f"{note}<p>{text} Research code, not for diagnosis.</p>")
+
+
+def summary_table(run):
+    """Returns a run's comparison at a glance: one row per arm.
+
+    Args:
+        run: A `Run` whose notebook 04_comparison has finished.
+
+    Returns:
+        DataFrame: `arm`, images per class, accuracy with its 95 % interval, macro sensitivity,
+        specificity and F1, and accuracy by the reference study's own evaluation.
+
+    Raises:
+        FileNotFoundError: If the run has no `comparison.csv`.
+    """
+    path = run.folder / "comparison.csv"
+    if not path.is_file():
+        raise FileNotFoundError(f"no {path}: run notebook 04_comparison with RUN={run.name!r}")
+    rows = pd.read_csv(path)
+    rows = rows[rows["class"] == "macro"]
+    table = []
+    for arm, own in rows.groupby("arm", sort=False):
+        sure = own[own["evaluation"] == "deterministic"].groupby("metric")
+        value, low, high = (sure[name].mean() for name in ("value", "low", "high"))
+        study = own[(own["evaluation"] == "reference") & (own["metric"] == "accuracy")]
+        table.append(
+            {
+                "arm": arm,
+                "classic": int(own["classic"].iloc[0]),
+                "synthetic": int(own["synthetic"].iloc[0]),
+                "accuracy": f"{value['accuracy']:.3f}",
+                "95 % interval": f"{low['accuracy']:.3f} to {high['accuracy']:.3f}",
+                "sensitivity": f"{value['sensitivity']:.3f}",
+                "specificity": f"{value['specificity']:.3f}",
+                "F1": f"{value['f1']:.3f}",
+                "study's evaluation": f"{study['value'].mean():.3f}",
+            }
+        )
+    return pd.DataFrame(table)
+
+
+def write_report(run, stages=()):
+    """Writes `report.html` of a run: one page, figures and tables inside.
+
+    Args:
+        run: A `Run` whose notebooks have finished.
+        stages: Names of the stages, whose times are shown.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        FileNotFoundError: If the run has no comparison yet.
+    """
+    import jinja2
+
+    import kerasgan
+
+    films = run.films()
+    findings = run.folder / "audit.csv"
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True
+    )
+    page = environment.get_template("report.html").render(
+        run=run,
+        films=films,
+        note=films.note,
+        version=kerasgan.__version__,
+        findings=pd.read_csv(findings).to_dict("records") if findings.is_file() else [],
+        figures=[_figures(run, *figure) for figure in _FIGURES],
+        summary=summary_table(run).to_dict("records"),
+        test_films=len(films.split("test")),
+        times=[(stage, run.finished(stage)) for stage in stages],
+    )
+    path = run.path("report.html")
+    write_text(path, page)
+    return path
+
+
+def _figures(run, pattern, title, text):
+    paths = sorted((run.folder / "figures").glob(f"{pattern}.png"))
+    images = [base64.b64encode(path.read_bytes()).decode() for path in paths]
+    return {"name": pattern.strip("-*"), "title": title, "text": text, "images": images}

@@ -1,0 +1,294 @@
+"""Runs: the folder a chain of notebooks works in, its settings, and the profiles of sizes."""
+
+import json
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Every size of a run. Counts of images are per class.
+
+    Attributes:
+        size: Side of the films in pixels.
+        width: Width of both GAN networks.
+        gan_epochs: Epochs of each class's GAN.
+        gan_classic: Classic images added to the originals the GANs learn from.
+        live: `True` trains the GANs behind DiffAugment instead of on stored images alone.
+        learning_rates: Adam's rates of the generator and the discriminator.
+        classic: Sizes of the classic sets, cumulative; arm `C1` uses the first, and so on.
+        synthetic: Sizes of the synthetic sets, cumulative; arm `G1` uses the first, and so on.
+        classifier_epochs: Epochs of the classifier, of `classifier_batches` batches each.
+        classifier_batches: Batches an epoch.
+        double_softmax: `True` trains the classifier through two softmaxes, as the study did.
+        arms: Names of the arms compared.
+        passes: Passes of the study's own evaluation.
+        seeds: Seeds of the classifiers, added to the run's.
+        ema: Decay of the averaged generator.
+        protocol: `"patient"`, or `"reference"` for the study's own split, which shares a patient.
+    """
+
+    size: int
+    width: int
+    gan_epochs: int
+    gan_classic: int
+    live: bool
+    learning_rates: tuple
+    classic: tuple
+    synthetic: tuple
+    classifier_epochs: int
+    classifier_batches: int
+    double_softmax: bool
+    arms: tuple
+    passes: int
+    seeds: tuple = (0,)
+    ema: float = 0.99
+    protocol: str = "patient"
+
+    @property
+    def published(self):
+        """Whether the sizes are the study's own, so that its published figures compare."""
+        return self.protocol == "reference"
+
+
+_ALL_ARMS = ("O1", "O1+C1", "O1+C2", "O1+C3", "O1+C4")
+_ALL_ARMS += ("O1+C3+G1", "O1+C3+G2", "O1+C3+G3", "O1+C3+G4")
+
+PROFILES = {
+    "smoke": Profile(
+        size=16,
+        width=4,
+        gan_epochs=2,
+        gan_classic=8,
+        live=True,
+        learning_rates=(2e-4, 2e-4),
+        classic=(8, 16, 24, 32),
+        synthetic=(4, 8, 16, 24),
+        classifier_epochs=2,
+        classifier_batches=2,
+        double_softmax=False,
+        arms=("O1", "O1+C3", "O1+C3+G3"),
+        passes=3,
+    ),
+    "quick": Profile(
+        size=64,
+        width=32,
+        gan_epochs=200,
+        gan_classic=0,
+        live=True,
+        learning_rates=(5e-4, 5e-4),
+        classic=(125, 250, 500, 750),
+        synthetic=(25, 125, 250, 500),
+        classifier_epochs=75,
+        classifier_batches=4,
+        double_softmax=False,
+        arms=_ALL_ARMS,
+        passes=50,
+    ),
+    "paper": Profile(
+        size=64,
+        width=64,
+        gan_epochs=200,
+        gan_classic=1000,
+        live=False,
+        learning_rates=(2e-3, 2e-4),
+        classic=(500, 1000, 2000, 3000),
+        synthetic=(100, 500, 1000, 2000),
+        classifier_epochs=750,
+        classifier_batches=4,
+        double_softmax=True,
+        arms=_ALL_ARMS,
+        passes=100,
+        ema=0.999,
+        protocol="reference",
+    ),
+}
+
+
+def default_root():
+    """Returns the folder of all runs: `KERASGAN_RUNS`, else `runs` of the checkout or of here."""
+    if root := os.environ.get("KERASGAN_RUNS"):
+        return Path(root).expanduser().resolve()
+    checkout = Path(__file__).resolve().parent.parent
+    return (checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()) / "runs"
+
+
+class Run:
+    """One run: a folder that the notebooks share, and the settings it was begun with.
+
+    The folder holds `settings.json`, `films/`, `classic/`, `gans/`, `synthetic/`, `figures/`,
+    tables, and a mark in `stages/` for each finished stage. A run goes on only with the settings
+    it was begun with.
+
+    Args:
+        name: Name of the run, a folder of `root`.
+        profile: Name in `PROFILES`; `None` takes the run's own settings.
+        data: Source of the films, as `load_films` takes it; a path is made absolute.
+        seed: Integer seed of everything random.
+        root: Folder of the runs; `default_root()` when `None`.
+
+    Raises:
+        ValueError: If the profile is unknown, the name no folder name, or the run was begun with
+            other settings.
+        FileNotFoundError: If `profile` is `None` and there is no such run.
+        OSError: If the folder cannot be written.
+
+    Example:
+        >>> run = Run("reproduce", profile="quick", data="auto", seed=0)
+        >>> run.path("films")
+    """
+
+    def __init__(self, name, profile="quick", data="auto", seed=0, root=None):
+        if not name or name in (".", "..") or any(mark in name for mark in "/\\\0"):
+            raise ValueError(f"a run's name is the name of a folder. Received: name={name!r}")
+        self.name = name
+        self.folder = Path(root or default_root()).expanduser().resolve() / name
+        begun = self._read()
+        if profile is None:
+            if begun is None:
+                raise FileNotFoundError(f"no run at {self.folder}; begin with notebook 01_data")
+            self.settings = begun
+        else:
+            if profile not in PROFILES:
+                raise ValueError(f"profile must be one of {list(PROFILES)}. Received: {profile!r}")
+            data = str(Path(data).expanduser().resolve()) if _is_path(data) else data
+            self.settings = {"profile": profile, "data": data, "seed": int(seed)}
+            if begun is not None and begun != self.settings:
+                raise ValueError(
+                    f"{self.folder} was begun with {begun}, not {self.settings}: choose another "
+                    "run name (RUN=name), or delete that folder"
+                )
+        self.profile = PROFILES[self.settings["profile"]]
+        self.seed = self.settings["seed"]
+        if begun is None:
+            write_text(self.folder / "settings.json", json.dumps(self.settings, indent=2) + "\n")
+
+    def _read(self):
+        path = self.folder / "settings.json"
+        if not path.is_file():
+            return None
+        try:
+            settings = json.loads(path.read_text(encoding="utf-8"))
+            known = settings["profile"] in PROFILES and isinstance(settings["seed"], int)
+            if known and isinstance(settings["data"], str):
+                return {name: settings[name] for name in ("profile", "data", "seed")}
+        except (ValueError, KeyError, TypeError):
+            pass
+        raise ValueError(f"{path} is damaged; delete {self.folder} to begin anew")
+
+    def path(self, *parts):
+        """Returns a path inside the run's folder, whose parent folder is made."""
+        path = self.folder.joinpath(*parts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def films(self, name="films"):
+        """Returns the `Films` of one of the run's folders.
+
+        Args:
+            name: `"films"`, `"classic"`, `"synthetic"`.
+
+        Returns:
+            The films at their stored size, with the banner of their origin.
+
+        Raises:
+            FileNotFoundError: If the notebook that makes them has not run.
+        """
+        from kerasgan.sources import load_films
+
+        if not (self.folder / name / "index.csv").is_file():
+            maker = {"films": "01_data", "classic": "01_data", "synthetic": "03_synthesis"}
+            raise FileNotFoundError(
+                f"{self.folder / name} is not there yet: run notebook "
+                f"{maker.get(name, '01_data')} with RUN={self.name!r} first"
+            )
+        return load_films(self.folder / name)
+
+    def split(self):
+        """Returns the run's training and test films, split by patient.
+
+        Patients on both sides of the collection's own split leave the training films, but under
+        `protocol="reference"`.
+
+        Returns:
+            `(train, test)`, two `Films`.
+
+        Raises:
+            ValueError: If one side is empty.
+        """
+        films = self.films()
+        train, test = films.split("train"), films.split("test")
+        if not len(train) or not len(test):
+            raise ValueError(
+                f"{films.name} has {len(train)} training and {len(test)} test films; both are "
+                "needed. Delete the split column of its index to have a split made"
+            )
+        if self.profile.protocol == "patient":
+            train = train.without_patients(set(test.patients))
+        return train, test
+
+    def save_table(self, table, name):
+        """Writes a DataFrame as `<name>.csv` of the run, whole or not at all.
+
+        Args:
+            table: The DataFrame.
+            name: Name without ending.
+
+        Returns:
+            The same DataFrame.
+        """
+        write_text(self.path(f"{name}.csv"), table.to_csv(index=False))
+        return table
+
+    def save_figure(self, figure, name):
+        """Writes a figure as `figures/<name>.png` of the run.
+
+        Args:
+            figure: A matplotlib Figure.
+            name: Name without ending.
+
+        Returns:
+            The same figure, so that a cell can end with it.
+        """
+        from kerasgan.plots import save_figure
+
+        save_figure(figure, self.path("figures", f"{name}.png"))
+        return figure
+
+    def finished(self, stage):
+        """Returns the seconds a stage took, or `None` if it has not finished."""
+        path = self.folder / "stages" / f"{stage}.json"
+        return json.loads(path.read_text())["seconds"] if path.is_file() else None
+
+    def finish(self, stage, seconds):
+        """Marks a stage as finished after `seconds`; it is not run again."""
+        mark = {"seconds": round(seconds, 1), "profile": asdict(self.profile), "at": time.time()}
+        write_text(self.path("stages", f"{stage}.json"), json.dumps(mark) + "\n")
+
+
+def _is_path(data):
+    from kerasgan.sources import COLLECTIONS
+
+    return data not in ("auto", "simulated", *COLLECTIONS)
+
+
+def write_text(path, text):
+    """Writes a text file whole or not at all.
+
+    Args:
+        path: The file's path; its folder is made.
+        text: The text, written as UTF-8.
+
+    Raises:
+        OSError: If it cannot be written; what was there stays.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,349 @@
+"""Where films come from: named collections with pinned downloads, any folder, simulated films."""
+
+import json
+import os
+import re
+import urllib.parse
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from kerasgan.films import COLUMNS, Films, check_size
+from kerasgan.reading import image_size
+from kerasgan.runs import write_text
+
+_GITHUB = "https://raw.githubusercontent.com"
+COLLECTIONS = {
+    "covid-xray-64": f"{_GITHUB}/SimoneRosset/AUGMENTATION_GAN/"
+    "61e7f717269171975c3f6764f14462ecf9d0f1a8/custom_covid_dataset",
+    "covid-xray-original": f"{_GITHUB}/vj2050/Transfer-Learning-COVID-19/"
+    "603146502003a928360980c4b61bb27eed59fb5d/dataset_4_classes",
+}
+DEFAULT = "covid-xray-64"
+SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".gif")
+_TABLES = ("index.csv", "manifest.csv")
+_REMEDY = (
+    "set KERASGAN_DATA to a folder that holds it, connect to the network, or choose DATA=simulated"
+)
+
+
+class Unavailable(OSError):
+    """A named collection that is neither on this machine nor to be downloaded."""
+
+
+def load_films(source="auto", size=None, patient_pattern=None, test_share=0.2, seed=0):
+    """Finds a collection and returns its films; pixels are read later.
+
+    Args:
+        source: `"auto"`: the default collection, or simulated films where it cannot be had;
+            `"simulated"`; the name of a collection, `"covid-xray-64"` or
+            `"covid-xray-original"`; or the path of a folder `split/class/*` or `class/*`.
+            Collections are looked for under the root `KERASGAN_DATA`, in the cache
+            (`KERASGAN_HOME`, else the platform's), and downloaded.
+        size: Side in pixels the films are resized to when read; `None` keeps their own.
+        patient_pattern: For a folder without patients: regular expression on the file name's stem
+            whose first group, or whole match, is the patient.
+        test_share: Share of films for the test split of a folder without splits.
+        seed: Integer seed of that split, and of simulated films.
+
+    Returns:
+        `Films`; their `note` says when they are simulated, and why.
+
+    Raises:
+        FileNotFoundError: If the folder is missing or holds no class folders with films.
+        Unavailable: If a named collection cannot be had.
+        ValueError: If the folder's index or classes are not usable.
+    """
+    if size is not None:
+        check_size(size)
+    if source == "auto":
+        try:
+            return _collection(DEFAULT, size)
+        except Unavailable as error:
+            reason = f"{DEFAULT} could not be had ({error})"
+            return _simulated(size, seed, f"SIMULATED FILMS, not patients: {reason}")
+    if source == "simulated":
+        return _simulated(size, seed, "SIMULATED FILMS, not patients, as was asked for")
+    if source in COLLECTIONS:
+        return _collection(source, size)
+    return _folder(Path(source).expanduser(), size, patient_pattern, test_share, seed)
+
+
+def _simulated(size, seed, note):
+    from kerasgan.phantom import simulate_films
+
+    films = simulate_films(size=size or 64, seed=seed)
+    return replace(films, name="simulated", note=note)
+
+
+def manifest(name):
+    """Returns the manifest of a named collection.
+
+    Args:
+        name: Name in `COLLECTIONS`.
+
+    Returns:
+        DataFrame `split, class, filename, patient, sha256`, one row per film.
+    """
+    path = Path(__file__).parent / "manifests" / f"{name}.csv"
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
+
+
+def _collection(name, size):
+    table = manifest(name)
+    if root := os.environ.get("KERASGAN_DATA"):
+        folder = Path(root).expanduser() / name
+        if folder.is_dir():
+            return _listed(folder, table, name, size)
+    cache = _cache() / name
+    if not all((cache / path).is_file() for path in _paths(table)):
+        _download(name, table, cache)
+    return _listed(cache, table, name, size)
+
+
+def _cache():
+    import pooch
+
+    return Path(os.environ.get("KERASGAN_HOME") or pooch.os_cache("kerasgan")).expanduser()
+
+
+def _paths(table, folder=None):
+    """The paths of an index's films inside its folder, never outside it.
+
+    A `folder` without split folders keeps its films in class folders alone.
+    """
+    if folder is not None and not any((folder / split).is_dir() for split in set(table["split"])):
+        table = table.assign(split="")
+    paths = []
+    for parts in table[["split", "class", "filename"]].itertuples(index=False):
+        parts = [part for part in parts if part]
+        if any(part in (".", "..") or re.search(r"[\\/\0]", part) for part in parts):
+            raise ValueError(f"an index may not point outside its folder. Received: {parts}")
+        paths.append(Path(*parts))
+    return paths
+
+
+def _download(name, table, folder):
+    """Fetches the missing films of a collection, checked by hash; one probe finds a dead network."""
+    import pooch
+    from joblib import Parallel, delayed
+    from tqdm import tqdm
+
+    base = os.environ.get("KERASGAN_URL", COLLECTIONS[name]).rstrip("/")
+    wanted = [
+        (path, digest)
+        for path, digest in zip(_paths(table), table["sha256"], strict=True)
+        if not (folder / path).is_file()
+    ]
+
+    def fetch(path, digest):
+        url = f"{base}/{urllib.parse.quote(path.as_posix())}"
+        target = folder / path
+        try:
+            pooch.retrieve(
+                url,
+                f"sha256:{digest}",
+                fname=target.name,
+                path=target.parent,
+                downloader=pooch.HTTPDownloader(timeout=(4, 8)),
+            )
+        except Exception as error:  # requests, urllib3 and pooch each have their own kinds
+            target.unlink(missing_ok=True)
+            return f"{url}: {_brief(error)}"
+        return None
+
+    pooch.get_logger().setLevel("WARNING")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Unavailable(
+            f"the cache {folder} cannot be written: {error}; set KERASGAN_HOME"
+        ) from None
+    failed = fetch(*wanted[0])
+    if failed:
+        raise Unavailable(f"{failed}; {_REMEDY}")
+    jobs = (delayed(fetch)(*job) for job in wanted[1:])
+    done = Parallel(n_jobs=8, backend="threading", return_as="generator")(jobs)
+    bar = tqdm(done, total=len(wanted) - 1, desc=f"downloading {name}", unit="film")
+    if failures := [failure for failure in bar if failure]:
+        raise Unavailable(
+            f"{len(failures)} of {len(wanted)} films failed, first {failures[0]}; the others are "
+            f"kept: try again, or {_REMEDY}"
+        )
+
+
+def _brief(error):
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return text if len(text) < 200 else f"{type(error).__name__}: {text[:160]}..."
+
+
+def _listed(folder, table, name, size):
+    """Films of a folder by a table; missing ones are an error, others named."""
+    paths = [folder / path for path in _paths(table, folder)]
+    missing = [str(path.relative_to(folder)) for path in paths if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{folder} lacks {len(missing)} of {len(paths)} films of its index, first "
+            f"{missing[0]}; restore them, or remove them from the index"
+        )
+    about = _about(folder)
+    known = {path.resolve() for path in paths}
+    extra = [path for path in _files(folder) if path.resolve() not in known]
+    skipped = [(str(path.relative_to(folder)), "not in the index") for path in extra]
+    index = table.assign(path=[str(path.resolve()) for path in paths])
+    if "patient" not in index:
+        index["patient"] = ""
+    return _films(index, about.get("name", name), size, skipped, about)
+
+
+def _films(index, name, size, skipped, about=None):
+    about = about or {}
+    index = index[list(COLUMNS)].reset_index(drop=True)
+    classes = tuple(sorted(index["class"].unique()))
+    if size is None:
+        size = about.get("size") or _common_size(index["path"])
+    skipped = (*map(tuple, about.get("skipped", [])), *skipped)
+    return Films(index, classes, size, name, about.get("note", ""), skipped)
+
+
+def _common_size(paths):
+    """The side of all films if they are square and equal, else `None`."""
+    first = None
+    for path in paths:
+        try:
+            height, width = image_size(path)
+        except ValueError:
+            return None
+        if height != width or (first or height) != height:
+            return None
+        first = height
+    return first
+
+
+def _about(folder):
+    path = folder / "about.json"
+    if not path.is_file():
+        return {}
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is not JSON ({error}); delete it or prepare the films again"
+        ) from None
+    return about if isinstance(about, dict) else {}
+
+
+def _files(folder):
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file()
+        and not (path.parent == folder and path.name in (*_TABLES, "about.json"))
+        and not path.name.endswith(".partial")
+    )
+
+
+def _folder(folder, size, pattern, test_share, seed):
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"no folder {folder.resolve()}. A source is auto, simulated, "
+            f"{', '.join(COLLECTIONS)}, or a folder with one folder of images per class"
+        )
+    table = next((folder / name for name in _TABLES if (folder / name).is_file()), None)
+    if table is not None:
+        index = _read_table(table)
+    else:
+        index, skipped = _scan(folder)
+    if (index["split"] == "").all():
+        index = _with_split(index, pattern, test_share, seed)
+        _keep(index, folder)
+    if table is not None:
+        return _listed(folder, index, folder.name, size)
+    return _films(index, folder.name, size, skipped)
+
+
+def _read_table(path):
+    try:
+        index = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a CSV table: {error}") from None
+    if missing := {"class", "filename"} - set(index.columns):
+        raise ValueError(f"{path} needs the columns class and filename; it lacks {sorted(missing)}")
+    for column in ("split", "patient"):
+        if column not in index:
+            index[column] = ""
+    if not len(index):
+        raise ValueError(f"{path} lists no films")
+    return index
+
+
+def _scan(folder):
+    """Indexes `split/class/*` or `class/*`: the films, and the files passed over."""
+    tops = sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+    splits = {"train", "test", "val", "validation"}
+    split = bool(tops) and all(path.name.lower() in splits for path in tops)
+    rows, skipped, classes = [], [], set()
+    for top in tops:
+        for kind in sorted(p for p in top.iterdir() if p.is_dir()) if split else [top]:
+            found = 0
+            for path in _files(kind):
+                if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES:
+                    skipped.append((str(path.relative_to(folder)), "not an image"))
+                    continue
+                where = top.name.lower() if split else ""
+                rows.append((str(path.resolve()), path.name, kind.name, where, ""))
+                found += 1
+            if not found:
+                raise ValueError(
+                    f"class folder {kind} holds no films; add some or remove the folder"
+                )
+            classes.add(kind.name)
+    if not rows:
+        raise FileNotFoundError(
+            f"{folder.resolve()} holds no class folders with images: one folder per class is needed"
+        )
+    lower = [name.lower() for name in classes]
+    if twins := sorted(name for name in classes if lower.count(name.lower()) > 1):
+        raise ValueError(f"classes differ only in case: {twins}; rename one or merge them")
+    return pd.DataFrame(rows, columns=COLUMNS), skipped
+
+
+def _with_split(index, pattern, test_share, seed):
+    """Adds a split into training and test films: stratified, by patient, a function of the seed."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    index = index.copy()
+    if pattern:
+        index["patient"] = [_patient(pattern, name) for name in index["filename"]]
+    groups = index["patient"].where(
+        index["patient"] != "", index["class"] + "/" + index["filename"]
+    )
+    people = groups.groupby(index["class"]).nunique()
+    if (people < 2).any():
+        raise ValueError(
+            f"a class needs films of at least two patients to be split. Received: "
+            f"{people.to_dict()}; add films, or make train/ and test/ folders yourself"
+        )
+    folds = max(2, min(round(1 / test_share), int(people.min())))
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    _, test = next(splitter.split(index, index["class"], groups))
+    index["split"] = "train"
+    index.iloc[test, index.columns.get_loc("split")] = "test"
+    return index
+
+
+def _patient(pattern, name):
+    found = re.search(pattern, Path(name).stem)
+    if found is None:
+        raise ValueError(f"patient_pattern {pattern!r} does not fit the file name {name!r}")
+    return found.group(1) if found.groups() else found.group()
+
+
+def _keep(index, folder):
+    """Saves the split made for a folder in its `index.csv`, where that can be written."""
+    table = index[["split", "class", "filename", "patient"]].to_csv(index=False)
+    try:
+        write_text(folder / "index.csv", table)
+    except OSError:
+        print(f"{folder} cannot be written: its split is made again, the same, each time")

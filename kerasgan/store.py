@@ -1,0 +1,265 @@
+"""Saved models: a folder with a `.keras` file, `card.json` and, of a generator, `samples.png`."""
+
+import json
+import os
+import platform
+import zipfile
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+
+_INTENDED_USE = (
+    "Research on data augmentation and teaching. Not for diagnosis, and not a source of medical "
+    "images for any clinical purpose."
+)
+_LIMITS = (
+    "Trained on very few films of one public collection. In covid-xray-64 and covid-xray-original "
+    "the covid films are of adults from publications and all others of children of one hospital: "
+    "the classes differ by age and source as well as by disease."
+)
+_LICENCE = (
+    "Model: MIT. Training films: see the collection's own terms (covid-chestxray-dataset: per "
+    "image; Kermany et al. 2018: CC BY 4.0)."
+)
+
+
+def save_generator(generator, folder, trained_on, **facts):
+    """Saves a generator with its card and a grid of samples, replacing what was there.
+
+    Args:
+        generator: A `GAN`, whose averaged generator is saved, or a generator model.
+        folder: Folder `<kind>-<class>`, made if missing.
+        trained_on: The `Films` it was trained on; name, hash and patients go on the card.
+        **facts: Further entries of the card, such as `seed`, `epochs`, `scores`.
+
+    Returns:
+        The folder's path.
+
+    Raises:
+        OSError: If the folder cannot be written; nothing half-written is left.
+    """
+    from kerasgan.gan import draw
+
+    generator = getattr(generator, "averaged", generator)
+    latent, conditional = generator.inputs[0].shape[-1], len(generator.inputs) > 1
+    count = 8 * (4 if len(trained_on.classes) == 1 else len(trained_on.classes))
+    labels = np.repeat(np.arange(count // 8), 8) if conditional else None
+    images = draw(generator, count, labels, seed=0)
+    facts = {"latent": latent, "conditional": conditional, "samples": "samples.png", **facts}
+    return _save(generator, "generator", folder, trained_on, facts, images)
+
+
+def save_classifier(classifier, folder, trained_on, **facts):
+    """Saves a classifier with its card, replacing what was there.
+
+    Args:
+        classifier: Model float32 (n, h, w, 1) in [-1, 1] -> logits (n, classes).
+        folder: Folder `classifier-<arm>`, made if missing.
+        trained_on: The real `Films` it was trained on.
+        **facts: Further entries of the card, such as `seed`, `arm`, `scores`.
+
+    Returns:
+        The folder's path.
+
+    Raises:
+        OSError: If the folder cannot be written; nothing half-written is left.
+    """
+    return _save(classifier, "classifier", folder, trained_on, facts)
+
+
+def _save(model, role, folder, trained_on, facts, images=None):
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    card = {
+        "role": role,
+        "name": folder.name,
+        "classes": list(trained_on.classes),
+        "size": int((model.output_shape if role == "generator" else model.input_shape)[1]),
+        "pixel_range": [-1, 1],
+        "parameters": model.count_params(),
+        "data": {
+            "name": trained_on.name,
+            "note": trained_on.note,
+            "films": len(trained_on),
+            "hash": trained_on.hash,
+            "patients": sorted({str(patient) for patient in trained_on.patients}),
+        },
+        **facts,
+        "versions": _versions(),
+        "date": date.today().isoformat(),
+        "licence": _LICENCE,
+        "intended_use": _INTENDED_USE,
+        "limits": _LIMITS,
+    }
+    partial = folder / "partial.keras"
+    try:
+        model.save(partial)
+        os.replace(partial, folder / f"{role}.keras")
+    finally:
+        partial.unlink(missing_ok=True)
+    if images is not None:
+        _write(folder / "samples.png", _png_grid(images))
+    _write(folder / "card.json", (json.dumps(card, indent=2) + "\n").encode())
+    return folder
+
+
+def _versions():
+    import keras
+    import tensorflow
+
+    import kerasgan
+
+    versions = {"python": platform.python_version(), "kerasgan": kerasgan.__version__}
+    return {**versions, "tensorflow": tensorflow.__version__, "keras": keras.__version__}
+
+
+def _png_grid(images, columns=8):
+    import cv2
+
+    rows = [np.hstack(list(images[i : i + columns])) for i in range(0, len(images), columns)]
+    return cv2.imencode(".png", np.vstack(rows))[1].tobytes()
+
+
+def _write(path, content):
+    partial = path.with_name(f"partial-{path.name}")
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_model(folder, role="generator"):
+    """Loads a saved model in Keras' safe mode: no code of the file is run.
+
+    Args:
+        folder: Folder of the model, or the `.keras` file itself.
+        role: `"generator"` or `"classifier"`.
+
+    Returns:
+        The Keras model.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged, holds custom objects, or a model of another role.
+    """
+    import keras
+
+    path = Path(folder)
+    path = path if path.suffix == ".keras" else path / f"{role}.keras"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no {role} at {path}; `python -m kerasgan models` lists the saved ones"
+        )
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is damaged or not a .keras file; restore it or train it again")
+    try:
+        model = keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises many kinds for a file it cannot or will not read
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"{path} cannot be loaded in safe mode: it is damaged, or holds layers that are not "
+            f"Keras' own, which could run code. Keras says: {reason}"
+        ) from error
+    found = _role(model)
+    if found != role:
+        raise ValueError(f"{path} is no {role}. Received: a model {found or 'of another kind'}")
+    return model
+
+
+def _role(model):
+    shapes = [tuple(tensor.shape) for tensor in model.inputs]
+    output = model.output_shape
+    if isinstance(output, tuple) and len(output) == 4 and len(shapes[0]) == 2:
+        return "generator"
+    if isinstance(output, tuple) and len(output) == 2 and len(shapes[0]) == 4:
+        return "classifier"
+    return None
+
+
+def read_card(folder):
+    """Reads the card of a saved model.
+
+    Args:
+        folder: Folder of the model.
+
+    Returns:
+        The card, a dict.
+
+    Raises:
+        FileNotFoundError: If there is no card.
+        ValueError: If it is not a JSON object with `role`, `name` and `data`.
+    """
+    path = Path(folder) / "card.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"no card at {path}; a saved model is a folder with a card.json")
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is not JSON: {error}; restore it or save the model again"
+        ) from None
+    if not isinstance(card, dict) or not {"role", "name", "data"} <= set(card):
+        raise ValueError(f"{path} is no model card: it needs role, name and data")
+    return card
+
+
+def list_models(folder="saved_models"):
+    """Lists the saved models of a folder.
+
+    Args:
+        folder: Folder of model folders.
+
+    Returns:
+        A DataFrame `name, role, classes, size, parameters, data, films, megabytes`, one row per
+        card; models whose card is damaged show the reason under `data`.
+
+    Raises:
+        FileNotFoundError: If the folder does not exist.
+    """
+    import pandas as pd
+
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder of models at {folder.resolve()}")
+    columns = ["name", "role", "classes", "size", "parameters", "data", "films", "megabytes"]
+    rows = []
+    for path in sorted(folder.glob("*/card.json")):
+        try:
+            card = read_card(path.parent)
+        except ValueError as error:
+            rows.append({"name": path.parent.name, "data": str(error)})
+            continue
+        row = {name: card.get(name) for name in ("role", "size", "parameters")}
+        row |= {"classes": ", ".join(card.get("classes", [])), "data": card["data"].get("name")}
+        row |= {"name": path.parent.name, "films": card["data"].get("films")}
+        row["megabytes"] = round(sum(f.stat().st_size for f in path.parent.iterdir()) / 1e6, 1)
+        rows.append(row)
+    return pd.DataFrame(rows, columns=columns)
+
+
+def check_trained_on(card, films, held_out=None):
+    """Refuses a generator in a comparison whose films it does not belong to.
+
+    Args:
+        card: Card of the generator.
+        films: The training `Films` of the comparison, of the generator's classes.
+        held_out: The test `Films`, or `None`; no patient of theirs may be among the generator's.
+
+    Raises:
+        ValueError: If the hashes differ, or the generator saw a patient of the test films.
+    """
+    if held_out is not None:
+        seen = set(card["data"]["patients"]) & {str(p) for p in held_out.patients}
+        if seen:
+            raise ValueError(
+                f"generator {card['name']} was trained on patients of the test films: "
+                f"{', '.join(sorted(seen)[:5])}; train it on the training films alone"
+            )
+    if card["data"]["hash"] != films.hash:
+        raise ValueError(
+            f"generator {card['name']} was trained on other films ({card['data']['name']}, "
+            f"{card['data']['films']} films) than this comparison's ({films.name}, {len(films)} "
+            "films); train one on these"
+        )

@@ -1,0 +1,116 @@
+"""Stored sets of images made from films: classic augmentation, and samples of generators."""
+
+import numpy as np
+import pandas as pd
+
+from kerasgan.films import Films, save_films, to_float, to_uint8
+
+
+def classic_set(films, count, folder, seed=0, batch_size=256):
+    """Stores `count` classically augmented images per class, the reference study's way.
+
+    Image i of a class comes from its film i modulo the number of films, by a draw that is a
+    function of (seed, class, i): a larger set begins with a smaller one.
+
+    Args:
+        films: The training `Films`; each image keeps its film's patient.
+        count: Images per class.
+        folder: Folder of the set; images already there are kept.
+        seed: Integer seed.
+        batch_size: Images augmented at a time.
+
+    Returns:
+        The set as `Films`, split `train`.
+
+    Raises:
+        ValueError: If a class has no film.
+    """
+    from kerasgan.augment import ClassicAugmentation
+
+    augment, images, patients = ClassicAugmentation(), [], []
+    for label, name in enumerate(films.classes):
+        own = films.only(name)
+        if not len(own):
+            raise ValueError(f"class {name} has no film to augment")
+        source = np.arange(count) % len(own)
+        for start in range(0, count, batch_size):
+            part = to_float(own.images[source[start : start + batch_size]])
+            draw = (seed, label * 1_000_003 + start)
+            images.append(to_uint8(augment(part, training=True, seed=draw).numpy()))
+        patients.extend(own.patients[source])
+    return _stored(films, images, patients, count, folder, "classic")
+
+
+def synthesise(generators, films, count, folder, seed=0):
+    """Draws `count` images per class from generators and stores them as a collection.
+
+    Args:
+        generators: Dict from class name to generator model, one for each class of `films`.
+        films: The training `Films` the generators belong to; their banner is passed on.
+        count: Images per class.
+        folder: Folder of the set; images already there are kept.
+        seed: Integer seed; each class draws from its own stream.
+
+    Returns:
+        The set as `Films`, split `train`.
+
+    Raises:
+        ValueError: If a class has no generator, or one of another size.
+    """
+    from kerasgan.gan import draw
+
+    images = []
+    for label, name in enumerate(films.classes):
+        if name not in generators:
+            raise ValueError(f"no generator for class {name}. Received: {sorted(generators)}")
+        if generators[name].output_shape[1] != films.size:
+            raise ValueError(
+                f"the generator of {name} draws {generators[name].output_shape[1]} pixels, the "
+                f"films have {films.size}: use one of the same size"
+            )
+        images.append(draw(generators[name], count, seed=seed * 1_000 + label))
+    patients = [""] * (count * len(films.classes))
+    return _stored(films, images, patients, count, folder, "synthetic")
+
+
+def screen(samples, training, per_class=100):
+    """Looks for samples that copy a training film.
+
+    Args:
+        samples: The synthetic `Films`.
+        training: The training `Films`.
+        per_class: Samples of each class looked at, the first ones.
+
+    Returns:
+        DataFrame `class, sample, nearest, distance, flagged`: positions in `samples` and
+        `training`, and the verdict of `kerasgan.quality.memorization`.
+    """
+    from kerasgan.quality import memorization
+
+    tables = []
+    for label, name in enumerate(samples.classes):
+        mine = np.flatnonzero(samples.labels == label)[:per_class]
+        theirs = np.flatnonzero(training.labels == training.classes.index(name))
+        table = memorization(
+            samples.images[mine], training.images[theirs], patients=training.patients[theirs]
+        )
+        table["sample"], table["nearest"] = mine, theirs[table["nearest"].to_numpy()]
+        tables.append(table.assign(**{"class": name}))
+    columns = ["class", "sample", "nearest", "distance", "flagged"]
+    return pd.concat(tables, ignore_index=True)[columns]
+
+
+def _stored(films, images, patients, count, folder, kind):
+    labels = np.repeat(np.arange(len(films.classes)), count)
+    names = [f"{kind}-{i:05d}.png" for _ in films.classes for i in range(count)]
+    made = Films.from_arrays(
+        np.concatenate(images),
+        labels,
+        films.classes,
+        patients=patients,
+        split="train",
+        name=f"{kind} images from {films.name}",
+        filenames=names,
+        note=films.note,
+    )
+    return save_films(made, folder)

@@ -1,0 +1,149 @@
+"""Training recipes: the reference study's GAN, and a `fit` that resumes."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from kerasgan.callbacks import Checkpoint, SampleGrid, StopOnNaN
+from kerasgan.films import to_uint8
+from kerasgan.gan import GAN
+from kerasgan.networks import build_discriminator, build_generator
+
+
+def reference_gan(size=64, width=64, learning_rates=(2e-3, 2e-4), augment=None, ema=0.999, seed=0):
+    """Builds and compiles the reference study's DCGAN for one class.
+
+    Args:
+        size: Side of the images in pixels.
+        width: Width of both networks; the study's is 64.
+        learning_rates: Adam's rates of the generator and the discriminator.
+        augment: `None` as in the study, or a layer such as `DiffAugment()`.
+        ema: Decay of the averaged generator; 0 for the study's plain generator.
+        seed: Integer seed of the initial weights, the noise and the augmentation.
+
+    Returns:
+        A compiled `GAN`.
+
+    Raises:
+        ValueError: If a size is out of range.
+    """
+    keras.utils.set_random_seed(seed)
+    gan = GAN(
+        build_generator(size, width=width),
+        build_discriminator(size, width),
+        augment=augment,
+        ema=ema,
+        seed=seed,
+    )
+    optimizers = [keras.optimizers.Adam(rate, beta_1=0.5, epsilon=1e-8) for rate in learning_rates]
+    gan.compile(*optimizers)
+    return gan
+
+
+def fit_gan(gan, films, epochs, folder, batch_size=32, every=10, grids=8):
+    """Trains a GAN on films, with progress, sample grids and exact resume.
+
+    Args:
+        gan: A compiled `GAN`.
+        films: The training `Films`.
+        epochs: Epochs in all; a training found in `folder` goes on to them.
+        folder: Folder of `checkpoint/` and of the grids, `samples/epoch-*.png`.
+        batch_size: Films a step.
+        every: Epochs from one checkpoint to the next.
+        grids: Number of sample grids over the training.
+
+    Returns:
+        The history, a DataFrame `epoch, g_loss, d_loss, d_real, d_fake`.
+
+    Raises:
+        FloatingPointError: If the training produced NaN; the last good checkpoint is kept.
+    """
+    folder = Path(folder)
+    checkpoint, stop = Checkpoint(folder / "checkpoint", every), StopOnNaN()
+    first = checkpoint.restore(gan)
+    if first < epochs:
+        gan.fit(
+            films.batches(batch_size, seed=gan.seed, first_epoch=first, labels=gan.conditional),
+            initial_epoch=first,
+            epochs=epochs,
+            callbacks=[
+                stop,
+                checkpoint,
+                SampleGrid(folder / "samples", max(1, epochs // grids)),
+                Progress(" + ".join(films.classes)),
+            ],
+            verbose=0,
+        )
+    if stop.reason:
+        raise FloatingPointError(f"{stop.reason}. The last good state is in {folder}")
+    return pd.DataFrame(checkpoint.history)
+
+
+def read_sample_grids(folder):
+    """Reads the grids that `SampleGrid` wrote.
+
+    Args:
+        folder: Folder of `epoch-*.png`.
+
+    Returns:
+        Dict from epoch to grid, uint8 (h, w), in order.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    from kerasgan.reading import read_film
+
+    paths = sorted(Path(folder).glob("epoch-*.png"))
+    if not paths:
+        raise FileNotFoundError(f"no sample grids in {folder}: train with SampleGrid first")
+    return {int(path.stem.split("-")[1]): read_film(path) for path in paths}
+
+
+def latent_walk(generator, steps=10, seed=0):
+    """Draws images along the great circle between two random latents.
+
+    Args:
+        generator: Unconditional generator, latent (n, k) -> images.
+        steps: Images of the walk, >= 2.
+        seed: Integer seed of both ends.
+
+    Returns:
+        uint8 (steps, h, w, 1).
+
+    Reference:
+        White (2016), "Sampling generative networks", arXiv 1609.04468.
+    """
+    start, end = np.random.default_rng(seed).standard_normal((2, generator.input_shape[-1]))
+    cosine = start @ end / (np.linalg.norm(start) * np.linalg.norm(end))
+    angle, way = np.arccos(cosine), np.linspace(0, 1, steps)[:, None]
+    latents = (np.sin((1 - way) * angle) * start + np.sin(way * angle) * end) / np.sin(angle)
+    return to_uint8(generator(latents.astype("float32"), training=False).numpy())
+
+
+class Progress(keras.callbacks.Callback):
+    """One tqdm bar over a training's epochs, with the newest numbers and the time left.
+
+    Args:
+        title: What is trained.
+    """
+
+    def __init__(self, title=""):
+        super().__init__()
+        self.title, self.bar = title, None
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Moves the bar on by an epoch."""
+        if self.bar is None:
+            total = self.params.get("epochs")
+            self.bar = tqdm(total=total, initial=epoch, desc=self.title, unit="epoch")
+        shown = {name: f"{value:.3g}" for name, value in (logs or {}).items()}
+        self.bar.set_postfix(shown, refresh=False)
+        self.bar.update()
+
+    def on_train_end(self, logs=None):
+        """Closes the bar."""
+        if self.bar is not None:
+            self.bar.close()

@@ -1,0 +1,37 @@
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kerasgan.films import CLASSES, Films
+
+
+@pytest.fixture(scope="session")
+def films16():
+    """Films of 16 pixels, 12 per class of 9 patients, classes that differ in brightness."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(4), 12)
+    images = rng.normal(60 + 40 * labels[:, None, None], 20, (48, 16, 16))
+    return Films.from_arrays(
+        np.clip(images, 0, 255).astype(np.uint8),
+        labels,
+        CLASSES,
+        patients=[f"p{label}-{i * 3 // 4}" for label in range(4) for i in range(12)],
+        split=(["train"] * 8 + ["test"] * 4) * 4,
+        name="sixteen",
+    )
+
+
+@pytest.fixture(scope="session")
+def real_root():
+    """The root of the real collections; tests that need it are skipped without."""
+    root = os.environ.get("KERASGAN_DATA")
+    if not root or not (Path(root) / "covid-xray-64").is_dir():
+        pytest.skip("KERASGAN_DATA holds no covid-xray-64")
+    return Path(root)
