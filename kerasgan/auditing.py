@@ -171,8 +171,8 @@ def _confounds(films, ring):
         if auc > 0.8:
             yield (
                 "serious" if auc > 0.9 else "warning",
-                f"the outermost ring of pixels alone tells {name} from the rest with AUC {auc:.2f}: "
-                "source or framing gives the class away, whatever the lungs show",
+                f"the outermost ring of pixels alone tells {name} from the rest with AUC "
+                f"{auc:.2f}: source or framing gives the class away, whatever the lungs show",
             )
     means = pd.Series(films.images.mean((1, 2, 3))).groupby(films.index["class"].to_numpy())
     spread = np.sqrt((means.var()).mean())
@@ -194,9 +194,9 @@ def _unread(skipped, unread):
 
 def _counts(films):
     table = films.index.groupby(["split", "class"]).size()
-    for (split, kind), count in table.items():
-        if count < 10:
-            yield "note", f"only {count} films of {kind} in {split or 'all'}: scores will be coarse"
+    if len(few := table[table < 10]):
+        listed = ", ".join(f"{kind} in {split or 'all'}: {n}" for (split, kind), n in few.items())
+        yield "note", f"fewer than 10 films ({listed}): scores on them will be coarse"
     totals = films.index.groupby("class").size()
     if totals.max() > 2 * totals.min():
         yield "warning", f"classes differ in size: {totals.to_dict()}"
@@ -205,11 +205,11 @@ def _counts(films):
 def _sizes(sizes):
     if len(sizes) and sizes.nunique() > 1:
         shapes = np.array(sizes.tolist())
-        aspect = shapes[:, 1] / shapes[:, 0]
+        aspect, low, high = shapes[:, 1] / shapes[:, 0], shapes.min(0), shapes.max(0)
         yield (
             "note",
-            f"films differ in size, {shapes.min(0)[1]} x {shapes.min(0)[0]} to {shapes.max(0)[1]} x "
-            f"{shapes.max(0)[0]} pixels, width to height {aspect.min():.2f} to {aspect.max():.2f}: "
+            f"films differ in size, {low[1]} x {low[0]} to {high[1]} x {high[0]} pixels, "
+            f"width to height {aspect.min():.2f} to {aspect.max():.2f}: "
             "squashing them to a square changes shapes",
         )
 

@@ -128,6 +128,7 @@ def fit_classifier(model, images, labels, epochs=750, batches=4, batch_size=64, 
             validation_freq=max(1, epochs // 25),
             callbacks=[stop, *callbacks, Progress(options.get("title", model.name))],
             verbose=0,
+            shuffle=False,
         )
     if stop.reason:
         raise FloatingPointError(stop.reason)

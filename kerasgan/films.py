@@ -99,13 +99,15 @@ class Films:
                 else ""
             )
             raise ValueError(
-                f"images must be uint8 in [0, 255]; convert by to_uint8. Received: {images.dtype}{nan}"
+                "images must be uint8 in [0, 255]; convert by to_uint8. "
+                f"Received: {images.dtype}{nan}"
             )
         if images.ndim != 4 or images.shape[1] != images.shape[2] or images.shape[3] != 1:
             raise ValueError(f"images must be (n, h, h, 1). Received: shape {images.shape}")
         if len(images) != len(labels):
             raise ValueError(
-                f"images and labels must be of one length. Received: {len(images)} and {len(labels)}"
+                "images and labels must be of one length. "
+                f"Received: {len(images)} and {len(labels)}"
             )
         if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
             raise ValueError(

@@ -245,11 +245,10 @@ def draw(generator, count, labels=None, seed=0, batch_size=256):
     if conditional:
         labels = np.broadcast_to(np.asarray(labels, np.int32), (count,))
     images = np.empty((count, *generator.output_shape[1:]), np.uint8)
-    run = tf.function(generator, reduce_retracing=True)
     for start in range(0, count, batch_size):
         part = slice(start, start + batch_size)
         inputs = latent[part] if not conditional else [latent[part], labels[part]]
-        images[part] = to_uint8(run(_tensors(inputs), training=False).numpy())
+        images[part] = to_uint8(generator(_tensors(inputs), training=False).numpy())
     return images
 
 

@@ -1,8 +1,8 @@
 """Simulated chest radiographs with known classes: the offline default, and truth for tests.
 
-A scene is drawn in unit coordinates (x to the right, y down, both -1 to 1; the patient's right is on
-the left), so that any size shows the same anatomy. The four classes differ as the diseases do:
-clear lungs; a bounded lobar consolidation; fine interstitial markings from both hila outwards;
+A scene is drawn in unit coordinates (x to the right, y down, both -1 to 1; the patient's right
+is on the left), so that any size shows the same anatomy. The four classes differ as the diseases
+do: clear lungs; a bounded lobar consolidation; fine interstitial markings from both hila outwards;
 soft peripheral ground glass on both sides. Severity varies down to hardly visible.
 """
 
@@ -58,6 +58,7 @@ def simulate_films(
         seed: Integer seed.
         films_per_patient: Films of each patient; by default every fifth patient has two.
         test_per_class: Films of each class in the split `test`, at least; patients stay whole.
+            0 leaves the films without splits.
         name: Name of the collection.
 
     Returns:
@@ -72,7 +73,7 @@ def simulate_films(
         own += [person] * (films_per_patient or (2 if person % 5 == 4 else 1))
     own = np.array(own[:n_per_class])
     split = np.where(own <= own[max(test_per_class - 1, 0)], "test", "train")
-    split = split if test_per_class else np.full(n_per_class, "train")
+    split = split if test_per_class else np.full(n_per_class, "")
     labels = np.repeat(np.arange(len(CLASSES)), n_per_class)
     patients = np.concatenate([own + label * 1_000_000 for label in range(len(CLASSES))])
     return Films.from_arrays(

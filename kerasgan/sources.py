@@ -125,7 +125,7 @@ def _paths(table, folder=None):
 
 
 def _download(name, table, folder):
-    """Fetches the missing films of a collection, checked by hash; one probe finds a dead network."""
+    """Fetches a collection's missing films, checked by hash; one probe finds a dead network."""
     import pooch
     from joblib import Parallel, delayed
     from tqdm import tqdm

@@ -76,6 +76,7 @@ def fit_gan(gan, films, epochs, folder, batch_size=32, every=10, grids=8):
                 Progress(" + ".join(films.classes)),
             ],
             verbose=0,
+            shuffle=False,
         )
     if stop.reason:
         raise FloatingPointError(f"{stop.reason}. The last good state is in {folder}")
