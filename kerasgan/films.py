@@ -205,8 +205,7 @@ class Films:
             positions: int positions or a boolean mask over the films.
         """
         positions = np.asarray(positions)
-        if positions.dtype == bool:
-            positions = np.flatnonzero(positions)
+        positions = np.flatnonzero(positions) if positions.dtype == bool else positions.astype(int)
         part = replace(self, index=self.index.iloc[positions].reset_index(drop=True), _pixels={})
         if "images" in self._pixels:
             part._pixels["images"] = self._pixels["images"][positions]

@@ -255,6 +255,7 @@ def _folder(folder, size, pattern, test_share, seed):
         index = _read_table(table)
     else:
         index, skipped = _scan(folder)
+    _paths(index)  # refuses an index that points elsewhere
     if (index["split"] == "").all():
         index = _with_split(index, pattern, test_share, seed)
         _keep(index, folder)

@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+
+from kerasgan.auditing import audit, border_auc
+from kerasgan.films import CLASSES, Films
+from kerasgan.phantom import simulate_films
+from kerasgan.sources import load_films
+
+
+def findings(films, severity=None):
+    table = audit(films).findings
+    table = table if severity is None else table[table["severity"] == severity]
+    return "\n".join(table["finding"])
+
+
+def noise(n=40, patients=None, split="train"):
+    images = np.random.default_rng(0).integers(0, 255, (n, 16, 16), np.uint8)
+    return Films.from_arrays(images, np.arange(n) % 2, ("a", "b"), patients, split)
+
+
+def test_noise_is_innocent():
+    assert findings(noise()) == "nothing found"
+
+
+def test_a_patient_on_both_sides_comes_first():
+    films = noise(40, ["p"] * 2 + [f"q{i}" for i in range(38)], ["train", "test"] + ["train"] * 38)
+    table = audit(films).findings
+    assert table["severity"].iloc[0] == "serious" and "patient p is on both" in table["finding"][0]
+
+
+def test_copies_are_found_also_brighter_ones():
+    films = noise()
+    images = films.images.copy()
+    images[1] = np.clip(images[0].astype(int) * 0.8 + 20, 0, 255)
+    split = ["test", "train"] + ["train"] * 38
+    found = findings(Films.from_arrays(images, films.labels, films.classes, None, split), "serious")
+    assert "1 nearly equal pairs on both sides" in found
+
+
+def test_a_marked_border_is_a_confound_and_disease_is_not():
+    films = simulate_films(30, size=32, seed=1)
+    assert border_auc(films).max() < 0.8
+    images = films.images.copy()
+    images[films.labels == 2, :2] = 255
+    marked = Films.from_arrays(images, films.labels, CLASSES, films.patients)
+    assert border_auc(marked)["pneumonia_bac"] > 0.95
+    assert "tells pneumonia_bac from the rest" in findings(marked, "serious")
+
+
+def test_flat_films_and_small_and_unequal_classes_are_named():
+    images = np.random.default_rng(0).integers(0, 255, (40, 16, 16), np.uint8)
+    images[5] = 7
+    films = Films.from_arrays(images, [0] * 35 + [1] * 5, ("a", "b"))
+    found = findings(films)
+    assert "constant grey" in found and "b in train: 5" in found and "differ in size" in found
+
+
+def test_brightness_that_betrays_a_class(films16):
+    assert "mean grey levels differ" in findings(films16)
+
+
+def test_nothing_to_audit_is_an_error(films16):
+    with pytest.raises(ValueError, match="no films"):
+        audit(films16.take([]))
+
+
+def test_the_real_films_leak_where_they_are_known_to(real_root):
+    found = audit(load_films("covid-xray-64"))
+    text = "\n".join(found.findings.query("severity == 'serious'")["finding"])
+    assert text.count("nejmoa2001191") == 4
+    assert found.border_auc["covid"] > 0.9
+    assert str(found).index("[serious]") < str(found).index("[note]")
+
+
+def test_large_raw_films_are_audited_at_their_own_sizes(real_root):
+    found = findings(load_films("covid-xray-original"))
+    assert "films differ in size" in found and "2 files passed over" in found

@@ -1,0 +1,79 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kerasgan.augment import ClassicAugmentation, DiffAugment
+from kerasgan.films import to_float
+from kerasgan.phantom import simulate
+
+IMAGES = to_float(simulate(np.arange(64) % 4, 32))
+
+
+@pytest.mark.parametrize("layer", [ClassicAugmentation(), DiffAugment()])
+def test_a_draw_is_a_function_of_the_seed_and_only_of_it(layer):
+    once, again, other = (layer(IMAGES, seed=seed).numpy() for seed in ((1, 2), (1, 2), (1, 3)))
+    np.testing.assert_array_equal(once, again)
+    assert np.abs(once - other).max() > 0.1
+    assert once.shape == IMAGES.shape
+    np.testing.assert_array_equal(layer(IMAGES, training=False), IMAGES)
+    assert np.abs(layer(IMAGES).numpy() - layer(IMAGES).numpy()).max() > 0.1
+
+
+def test_classic_images_stay_in_range_and_get_black_borders():
+    made = ClassicAugmentation()(IMAGES, seed=(0, 0)).numpy()
+    assert made.min() >= -1 and made.max() <= 1
+    corners = made[:, [0, 0, -1, -1], [0, -1, 0, -1], 0]
+    assert (corners == -1).mean() > (IMAGES[:, [0, 0, -1, -1], [0, -1, 0, -1], 0] == -1).mean()
+
+
+def test_classic_steps_keep_to_the_published_limits():
+    layer, n = ClassicAugmentation(), 20_000
+    matrices = layer._geometry(tf.constant([0, 1]), n, 64).numpy()
+    linear = matrices[:, :2, :2]
+    scale = 1 / np.sqrt(np.abs(np.linalg.det(linear)))
+    angle = np.degrees(np.arctan2(linear[:, 1, 0], linear[:, 1, 1]))
+    assert scale.min() >= 0.9**4 - 1e-3 and scale.max() <= 1.1**4 + 1e-3
+    assert np.abs(angle).max() <= 10.01
+    # Flipped once of two turns: half of the time.
+    assert abs((np.linalg.det(linear) < 0).mean() - 0.5) < 0.02
+    assert abs(scale.mean() - 1) < 0.02
+
+
+def test_diffaugment_lets_gradients_through_to_every_kept_pixel():
+    images = tf.constant(IMAGES)
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        total = tf.reduce_sum(DiffAugment(("colour",))(images, seed=(0, 1)))
+    assert (tf.abs(tape.gradient(total, images)) > 0).numpy().all()
+
+
+def test_cutout_and_translation_do_what_they_say():
+    ones = tf.ones((500, 32, 32, 1))
+    cut = DiffAugment(("cutout",))(ones, seed=(0, 2)).numpy()
+    assert set(np.unique(cut)) == {0.0, 1.0}
+    assert 0.05 < (cut == 0).mean() <= 0.25
+    ramp = tf.tile(tf.range(1.0, 33.0)[None, None, :, None], (500, 32, 1, 1))
+    moved = DiffAugment(("translation",))(ramp, seed=(0, 3)).numpy()
+    offsets = moved[:, 16, 16, 0] - 17
+    assert offsets.min() == -4 and offsets.max() == 4 and (offsets == offsets.round()).all()
+
+
+def test_flip_and_rotation():
+    ramp = tf.tile(tf.range(1.0, 33.0)[None, None, :, None], (400, 32, 1, 1))
+    flipped = DiffAugment(("flip",))(ramp, seed=(0, 4)).numpy()[:, 8, 0, 0]
+    assert set(flipped) == {1.0, 32.0} and 0.4 < (flipped == 1).mean() < 0.6
+    turned = DiffAugment(("rotation",))(ramp, seed=(0, 5)).numpy()
+    assert np.abs(turned[:, 16, 15:17] - ramp.numpy()[:, 16, 15:17]).max() < 1
+
+
+def test_the_unknown_is_refused():
+    with pytest.raises(ValueError, match="blur"):
+        DiffAugment(("blur",))
+
+
+def test_layers_run_inside_a_model_and_can_be_rebuilt():
+    model = keras.Sequential([keras.Input((32, 32, 1)), ClassicAugmentation(3)])
+    np.testing.assert_array_equal(model(IMAGES, training=False), IMAGES)
+    config = DiffAugment(("flip",), seed=4).get_config()
+    assert DiffAugment.from_config(config).policy == ("flip",)

@@ -1,0 +1,152 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from kerasgan.films import (
+    CLASSES,
+    Films,
+    check_size,
+    epoch_numbers,
+    save_films,
+    stored_paths,
+    to_float,
+    to_uint8,
+)
+from kerasgan.sources import load_films
+
+
+def test_conversions_are_inverse_on_all_levels():
+    levels = np.arange(256, dtype=np.uint8)
+    assert to_float(levels).dtype == np.float32
+    assert to_float(levels).min() == -1 and to_float(levels).max() == 1
+    np.testing.assert_array_equal(to_uint8(to_float(levels)), levels)
+
+
+def test_nan_images_are_refused():
+    with pytest.raises(ValueError, match="NaN"):
+        to_uint8(np.array([0.0, np.nan]))
+    with pytest.raises(ValueError, match="with NaN"):
+        Films.from_arrays(np.full((2, 16, 16), np.nan), [0, 1], CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (np.zeros((3, 16, 16), np.uint8), [0, 1], "one length"),
+        (np.zeros((2, 16, 12), np.uint8), [0, 1], r"\(n, h, h, 1\)"),
+        (np.zeros((2, 16, 16), np.uint8), [0, 4], "positions in"),
+        (np.zeros((2, 16, 16), np.float32), [0, 1], "uint8"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(images, labels, message):
+    with pytest.raises(ValueError, match=message):
+        Films.from_arrays(images, labels, CLASSES)
+
+
+def test_selection_keeps_pixels_and_labels_together(films16):
+    part = films16.only("normal", "covid").split("test")
+    assert part.classes == ("covid", "normal") and len(part) == 8
+    brightness = part.images.mean((1, 2, 3))
+    assert brightness[part.labels == 1].min() > brightness[part.labels == 0].max()
+    assert len(films16.first(3)) == 12
+    assert set(films16.take(films16.labels == 2).index["class"]) == {"pneumonia_bac"}
+    with pytest.raises(ValueError, match="classes are"):
+        films16.only("flu")
+
+
+def test_patients_leave_whole(films16):
+    gone = films16.patients[0]
+    rest = films16.without_patients([gone])
+    assert gone not in rest.patients and len(rest) == len(films16) - 2
+
+
+def test_unknown_patients_are_one_per_film():
+    films = Films.from_arrays(np.zeros((4, 16, 16), np.uint8), [0, 0, 1, 1], CLASSES[:2])
+    assert len(set(films.patients)) == 4
+
+
+def test_hash_depends_on_pixels_and_classes_not_on_order(films16):
+    order = np.random.default_rng(0).permutation(len(films16))
+    assert films16.take(order).hash == films16.hash
+    assert films16.take(order[1:]).hash != films16.hash
+    changed = films16.images.copy()
+    changed[3, 2, 2] ^= 1
+    names = list(films16.index["filename"])
+    other = Films.from_arrays(changed, films16.labels, CLASSES, filenames=names)
+    assert other.hash != films16.hash
+
+
+def test_folds_keep_patients_whole_and_use_every_film(films16):
+    seen = []
+    for train, test in films16.folds(3, repeats=2, seed=1):
+        assert not set(train.patients) & set(test.patients)
+        assert set(test.labels) == set(range(4))
+        seen += list(test.index["class"] + test.index["filename"])
+    counts = pd.Series(seen).value_counts()
+    assert len(counts) == len(films16) and (counts == 2).all()
+
+
+def test_batches_cover_each_epoch_in_an_order_of_seed_and_epoch(films16):
+    def epochs(first, count, seed=0):
+        data = films16.batches(7, seed=seed, first_epoch=first, labels=True)
+        return [np.concatenate([y for _, y in data.as_numpy_iterator()]) for _ in range(count)]
+
+    first, second, third = epochs(0, 3)
+    np.testing.assert_array_equal(np.sort(first), np.sort(films16.labels))
+    assert (first != second).any()
+    np.testing.assert_array_equal(epochs(2, 1)[0], third)
+    assert (epochs(0, 1, seed=1)[0] != first).any()
+
+
+def test_batches_from_files_equal_batches_from_memory(films16, tmp_path):
+    stored = load_films(save_films(films16, tmp_path / "films") and tmp_path / "films")
+    assert stored.hash == films16.hash
+
+    def batches(films, **options):
+        data = films.batches(10, seed=3, labels=True, **options).as_numpy_iterator()
+        return [(x.copy(), y) for x, y in data]
+
+    for (x, y), (u, v) in zip(batches(films16), batches(stored, cache=False), strict=True):
+        assert x.dtype == np.float32 and x.min() >= -1 and x.max() <= 1
+        np.testing.assert_array_equal(x, u)
+        np.testing.assert_array_equal(y, v)
+
+
+def test_no_films_make_no_batches(films16):
+    with pytest.raises(ValueError, match="no films"):
+        films16.take([]).batches(4)
+
+
+def test_epoch_numbers_count_iterations():
+    data = epoch_numbers(5)
+    assert [next(iter(data)).numpy() for _ in range(3)] == [5, 6, 7]
+
+
+@pytest.mark.parametrize("size", [60, 8, 512, 64.0, "64", True])
+def test_odd_sizes_are_refused(size):
+    with pytest.raises(ValueError, match="power of two"):
+        check_size(size)
+
+
+def test_concat_joins_and_refuses_others(films16):
+    joined = Films.concat([films16.split("train"), films16.split("test")])
+    assert joined.hash == films16.hash
+    with pytest.raises(ValueError, match="same classes"):
+        Films.concat([films16, films16.only("covid")])
+
+
+def test_names_that_differ_in_their_ending_only_are_kept_apart(tmp_path):
+    films = Films.from_arrays(
+        np.zeros((2, 16, 16), np.uint8), [0, 0], ("a",), filenames=["x.jpg", "x.png"]
+    )
+    assert len(set(stored_paths(films, tmp_path))) == 2
+
+
+def test_names_of_any_script_survive(tmp_path):
+    names = ['it\'s "one".png', "röntgen 胸部.png", "a b,c.png"]
+    images = np.random.default_rng(0).integers(0, 255, (3, 16, 16), np.uint8)
+    classes = ("gesund, 'ja'", "krank ü")
+    save_films(Films.from_arrays(images, [0, 1, 1], classes, filenames=names), tmp_path / "ü x")
+    again = load_films(tmp_path / "ü x")
+    assert sorted(again.index["filename"]) == sorted(names) and again.classes == classes
+    assert {image.tobytes() for image in again.images} == {x.tobytes() for x in images}

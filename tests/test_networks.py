@@ -1,0 +1,78 @@
+import keras
+import numpy as np
+import pytest
+
+from kerasgan.networks import build_classifier, build_discriminator, build_generator
+
+
+def trainable(model):
+    return sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+
+
+def channels(model, kind):
+    return [layer.filters for layer in model.layers if isinstance(layer, kind)]
+
+
+def test_the_classifier_is_the_studys():
+    model = build_classifier(64, 4)
+    assert trainable(model) == 2_191_556
+    assert model.layers[-1].activation is keras.activations.linear
+    assert [x.rate for x in model.layers if isinstance(x, keras.layers.Dropout)] == [0.5]
+
+
+def test_the_dcgan_is_the_studys():
+    generator, discriminator = build_generator(), build_discriminator()
+    assert generator.input_shape == (None, 100) and generator.output_shape == (None, 64, 64, 1)
+    assert channels(generator, keras.layers.Conv2DTranspose) == [512, 256, 128, 64, 1]
+    assert channels(discriminator, keras.layers.Conv2D)[:4] == [64, 128, 256, 512]
+    # Sums by hand: kernels 4 x 4 without bias, and two BatchNorm weights a channel.
+    kernels = 16 * (100 * 512 + 512 * 256 + 256 * 128 + 128 * 64 + 64)
+    assert trainable(generator) == kernels + 2 * (512 + 256 + 128 + 64)
+    kernels = 16 * (64 + 64 * 128 + 128 * 256 + 256 * 512 + 512)
+    assert trainable(discriminator) == kernels + 2 * (128 + 256 + 512)
+    norms = [x for x in discriminator.layers if isinstance(x, keras.layers.BatchNormalization)]
+    assert len(norms) == 3 and all(x.epsilon == 1e-5 and x.momentum == 0.9 for x in norms)
+
+
+def test_initial_weights_are_the_dcgans():
+    keras.utils.set_random_seed(0)
+    generator = build_generator(64)
+    kernel = generator.layers[2].kernel.numpy()
+    assert abs(kernel.std() - 0.02) < 0.001 and abs(kernel.mean()) < 0.001
+
+
+@pytest.mark.parametrize("size", [16, 32, 128, 256])
+def test_one_argument_changes_the_resolution(size):
+    generator, discriminator = build_generator(size, width=2), build_discriminator(size, width=2)
+    image = generator(np.zeros((2, 100), "float32"))
+    assert image.shape == (2, size, size, 1) and np.abs(image).max() <= 1
+    assert discriminator(image).shape == (2, 1)
+
+
+@pytest.mark.parametrize("norm", ["batch", "spectral", "none"])
+def test_conditional_networks_read_the_class(norm):
+    keras.utils.set_random_seed(1)
+    generator = build_generator(16, width=4, n_classes=3)
+    discriminator = build_discriminator(16, width=4, n_classes=3, norm=norm)
+    latent = np.ones((3, 100), "float32")
+    images = generator([latent, np.arange(3)])
+    assert np.abs(images[0] - images[1]).max() > 0
+    same = np.repeat(images[:1], 3, 0)
+    logits = discriminator([same, np.arange(3)]).numpy()
+    assert logits.shape == (3, 1) and len(np.unique(logits)) == 3
+
+
+@pytest.mark.parametrize(
+    ("build", "options", "message"),
+    [
+        (build_generator, {"size": 60}, "size=60"),
+        (build_generator, {"latent": 0}, "latent"),
+        (build_generator, {"n_classes": -1}, "n_classes"),
+        (build_discriminator, {"width": 0}, "width"),
+        (build_discriminator, {"norm": "layer"}, "norm='layer'"),
+        (build_classifier, {"size": 8}, "size=8"),
+    ],
+)
+def test_bad_arguments_are_named(build, options, message):
+    with pytest.raises(ValueError, match=message):
+        build(**options)

@@ -1,0 +1,93 @@
+import os
+import stat
+
+import cv2
+import numpy as np
+import pytest
+
+from kerasgan.preparation import prepare
+from kerasgan.sources import load_films
+
+
+@pytest.fixture
+def raw(tmp_path):
+    """Two classes of three raw films, 48 x 96, white with a dark left half."""
+    pixels = np.full((48, 96), 240, np.uint8)
+    pixels[:, :48] = 20
+    for kind in ("a", "b"):
+        (tmp_path / "raw" / kind).mkdir(parents=True)
+        for i in range(3):
+            (tmp_path / "raw" / kind / f"{i}.jpg").write_bytes(cv2.imencode(".png", pixels)[1])
+    return tmp_path / "raw"
+
+
+def test_squash_fills_and_pad_keeps_the_aspect(raw, tmp_path):
+    films = load_films(raw)
+    assert films.size is None
+    squashed = prepare(films, tmp_path / "s", 32).images[0, ..., 0]
+    assert squashed[:, :15].max() < 40 and squashed[:, 17:].min() > 220
+    padded = prepare(films, tmp_path / "p", 32, fit="pad").images[0, ..., 0]
+    assert padded[:7].max() == 0 and padded[-7:].max() == 0
+    assert padded[9:23, 17:].min() > 220
+
+
+def test_area_averaging_keeps_the_mean(raw, tmp_path):
+    image = prepare(load_films(raw), tmp_path / "s", 16).images[0]
+    assert abs(image.mean() - 130) < 1
+
+
+def test_a_second_call_does_what_is_missing_only(raw, tmp_path):
+    films, folder = load_films(raw), tmp_path / "out"
+    first = prepare(films, folder, 16)
+    times = {path: os.stat(path).st_mtime_ns for path in first.index["path"]}
+    gone = first.index["path"][0]
+    os.remove(gone)
+    again = prepare(films, folder, 16)
+    assert again.hash == first.hash
+    changed = {path for path in times if os.stat(path).st_mtime_ns != times[path]}
+    assert changed == {gone}
+
+
+def test_unreadable_files_are_named_and_passed_over(raw, tmp_path):
+    (raw / "a" / "broken.png").write_bytes(b"\x89PNG\r\n")
+    (raw / "a" / "zero.png").touch()
+    (raw / "a" / "desktop.ini").write_text("x")
+    films = prepare(load_films(raw), tmp_path / "out", 16)
+    assert len(films) == 6
+    assert {name.split("/")[-1] for name, _ in films.skipped} == {
+        "broken.png",
+        "zero.png",
+        "desktop.ini",
+    }
+    stored = load_films(tmp_path / "out")
+    assert len(stored) == 6 and len(stored.skipped) == 3
+
+
+def test_a_class_without_a_readable_film_is_an_error(raw, tmp_path):
+    films = load_films(raw)
+    for path in (raw / "b").iterdir():
+        path.write_bytes(b"no")
+    with pytest.raises(ValueError, match=r"no film of \['b'\]"):
+        prepare(films, tmp_path / "out", 16)
+
+
+@pytest.mark.parametrize(("size", "fit"), [(60, "squash"), (64, "crop")])
+def test_bad_arguments_are_named(raw, tmp_path, size, fit):
+    with pytest.raises(ValueError, match=f"{size}|{fit}"):
+        prepare(load_films(raw), tmp_path / "out", size, fit)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder_is_an_error(raw, tmp_path):
+    (tmp_path / "out").mkdir()
+    os.chmod(tmp_path / "out", stat.S_IRUSR | stat.S_IXUSR)
+    with pytest.raises(OSError):
+        prepare(load_films(raw), tmp_path / "out", 16)
+
+
+def test_the_real_originals_go_through(real_root, tmp_path):
+    films = prepare(load_films("covid-xray-original"), tmp_path / "out", 64)
+    assert films.index["split"].value_counts().to_dict() == {"train": 269, "test": 36}
+    assert len(films.skipped) == 2 and all("desktop.ini" in name for name, _ in films.skipped)
+    assert films.images.std((1, 2, 3)).min() > 10

@@ -1,0 +1,115 @@
+import cv2
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+from pydicom.dataset import FileDataset, FileMetaDataset
+
+from kerasgan import reading
+from kerasgan.reading import image_size, read_film, read_with_remark
+
+GREY = np.add.outer(np.arange(40), np.arange(30)).astype(np.uint8) * 3
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp", ".webp", ".jpg"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_formats_give_the_grey_they_hold(tmp_path, suffix, channels):
+    path = tmp_path / f"film{suffix}"
+    pixels = GREY if channels == 1 else np.dstack([GREY] * 3)
+    path.write_bytes(cv2.imencode(suffix, pixels)[1])
+    film = read_film(path)
+    assert film.dtype == np.uint8 and film.shape == GREY.shape == image_size(path)
+    assert np.abs(film.astype(int) - GREY).max() <= (4 if suffix in (".jpg", ".webp") else 0)
+
+
+def test_alpha_is_ignored(tmp_path):
+    rgba = np.dstack([GREY, GREY, GREY, np.full_like(GREY, 7)])
+    (tmp_path / "a.png").write_bytes(cv2.imencode(".png", rgba)[1])
+    np.testing.assert_array_equal(read_film(tmp_path / "a.png"), GREY)
+    Image.fromarray(np.dstack([GREY, rgba[..., 3]]), "LA").save(tmp_path / "la.png")
+    np.testing.assert_array_equal(read_film(tmp_path / "la.png"), GREY)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_16_bit_keep_the_scale_and_not_their_own_range(tmp_path, suffix):
+    dark = (GREY.astype(np.uint16) // 8) * 257
+    path = tmp_path / f"deep{suffix}"
+    path.write_bytes(cv2.imencode(suffix, dark)[1])
+    np.testing.assert_array_equal(read_film(path), GREY // 8)
+
+
+def test_cmyk_and_animation_are_converted_and_named(tmp_path):
+    Image.fromarray(np.dstack([GREY] * 3)).convert("CMYK").save(tmp_path / "c.jpg")
+    film, remark = read_with_remark(tmp_path / "c.jpg")
+    assert film.shape == GREY.shape and "CMYK" in remark
+    frames = [Image.fromarray(GREY), Image.fromarray(255 - GREY)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    film, remark = read_with_remark(tmp_path / "a.gif")
+    assert "first of 2" in remark and np.abs(film.astype(int) - GREY).max() < 8
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty"),
+        (b"[.ShellClassInfo]\r\n", "not an image"),
+        (cv2.imencode(".png", GREY)[1].tobytes()[:-20], "damaged"),
+        (b"\x89PNG\r\n\x1a\n", "damaged"),
+    ],
+)
+def test_what_is_no_image_is_refused_with_the_reason(tmp_path, content, reason):
+    path = tmp_path / "film.png"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=reason):
+        read_film(path)
+
+
+def test_bombs_are_refused_before_decoding(tmp_path, monkeypatch):
+    Image.new("1", (10_000, 10_000)).save(tmp_path / "bomb.png")
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(ValueError, match="limit is 100,000,000"):
+        read_film(tmp_path / "bomb.png")
+
+
+def dicom(path, pixels, photometric="MONOCHROME2", **facts):
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = pydicom.uid.DigitalXRayImageStorageForPresentation
+    meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    data = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    data.Rows, data.Columns = pixels.shape
+    data.SamplesPerPixel, data.PixelRepresentation = 1, 0
+    data.BitsAllocated, data.BitsStored, data.HighBit = 16, 12, 11
+    data.PhotometricInterpretation, data.PixelData = photometric, pixels.tobytes()
+    for name, value in facts.items():
+        setattr(data, name, value)
+    data.save_as(path)
+    return path
+
+
+def test_dicom_by_window_and_by_bits(tmp_path):
+    pixels = (GREY.astype(np.uint16) * 8).astype("<u2")
+    whole = read_film(dicom(tmp_path / "a.dcm", pixels))
+    np.testing.assert_allclose(whole, pixels / 4095 * 255, atol=0.51)
+    window = read_film(dicom(tmp_path / "b.dcm", pixels, WindowCenter=800, WindowWidth=400))
+    assert window[pixels <= 600].max() == 0 and window[pixels >= 1000].min() >= 254
+    inverted = read_film(dicom(tmp_path / "c", pixels, "MONOCHROME1"))
+    np.testing.assert_allclose(inverted.astype(int), 255 - whole.astype(int), atol=1)
+    assert image_size(tmp_path / "c") == GREY.shape
+
+
+def test_damaged_dicom_is_refused(tmp_path):
+    path = dicom(tmp_path / "a.dcm", GREY.astype("<u2"))
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_film(path)
+    path.write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="not a DICOM"):
+        read_film(path)
+    big = dicom(tmp_path / "big.dcm", GREY.astype("<u2"), Rows=20_000, Columns=20_000)
+    with pytest.raises(ValueError, match="refused"):
+        read_film(big)
+
+
+def test_the_limit_is_what_the_documentation_says():
+    assert reading.MAX_PIXELS == 100_000_000

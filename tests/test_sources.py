@@ -1,0 +1,265 @@
+import hashlib
+import http.server
+import os
+import socket
+import threading
+import time
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from kerasgan import sources
+from kerasgan.sources import Unavailable, load_films, manifest
+
+
+def png(value):
+    return cv2.imencode(".png", np.full((16, 16), value, np.uint8))[1].tobytes()
+
+
+def folder_of(root, layout):
+    """Writes a folder from a dict: relative path -> grey value."""
+    for name, value in layout.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(png(value))
+    return root
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    monkeypatch.setenv("KERASGAN_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("KERASGAN_URL", "http://127.0.0.1:9")
+    monkeypatch.delenv("KERASGAN_DATA", raising=False)
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path, offline):
+    """A collection of four small films behind a real loopback server that can misbehave."""
+    films = {f"train/a/{i} é.png": png(i) for i in range(3)} | {"test/a/9.png": png(9)}
+    rows = [
+        (*name.split("/"), f"p{i}", hashlib.sha256(content).hexdigest())
+        for i, (name, content) in enumerate(films.items())
+    ]
+    table = pd.DataFrame(rows, columns=["split", "class", "filename", "patient", "sha256"])
+    monkeypatch.setattr(sources, "manifest", lambda name: table)
+    server = Server(films)
+    monkeypatch.setenv("KERASGAN_URL", server.url)
+    yield server
+    server.stop()
+
+
+class Server:
+    def __init__(self, films):
+        self.films, self.fault, self.asked = films, {}, []
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                name = http.server.urllib.parse.unquote(self.path[1:])
+                outer.asked.append(name)
+                fault, content = outer.fault.get(name), outer.films.get(name)
+                if fault == "stall":
+                    time.sleep(30)
+                if fault == 404 or content is None:
+                    return self.send_error(404)
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                if fault == "cut":
+                    self.wfile.write(content[: len(content) // 2])
+                    self.wfile.flush()
+                    self.connection.shutdown(socket.SHUT_RDWR)
+                elif fault == "other":
+                    self.wfile.write(b"x" * len(content))
+                else:
+                    self.wfile.write(content)
+
+            def log_message(self, *_):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def stop(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def test_manifests_are_those_of_the_published_collections():
+    small, original = manifest("covid-xray-64"), manifest("covid-xray-original")
+    assert small["split"].value_counts().to_dict() == {"train": 270, "test": 36}
+    assert original["split"].value_counts().to_dict() == {"train": 269, "test": 36}
+    for table in (small, original):
+        assert (table.groupby(["split", "class"]).size()["test"] == 9).all()
+        assert table["sha256"].str.fullmatch("[0-9a-f]{64}").all()
+        shared = [set(own["patient"]) - {""} for _, own in table.groupby("split")]
+        assert len(shared[0] & shared[1]) == 1
+
+
+def test_downloads_once_then_from_the_cache(small):
+    films = load_films("covid-xray-64")
+    assert len(films) == 4 and films.size == 16 and not films.note
+    assert films.images[films.index["filename"] == "2 é.png"].max() == 2
+    assert films.patients.tolist() == ["p0", "p1", "p2", "p3"]
+    asked = len(small.asked)
+    load_films("covid-xray-64")
+    assert len(small.asked) == asked == 4
+
+
+@pytest.mark.parametrize("fault", [404, "cut", "other", "stall"])
+def test_a_server_that_fails_midway_is_named_and_loses_nothing(small, fault, tmp_path):
+    small.fault["train/a/1 é.png"] = fault
+    with pytest.raises(Unavailable, match="1 of 4 films failed"):
+        load_films("covid-xray-64")
+    kept = {path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()}
+    assert kept == {"0 é.png", "2 é.png", "9.png"}
+    small.fault.clear()
+    before = len(small.asked)
+    assert len(load_films("covid-xray-64")) == 4
+    assert small.asked[before:] == ["train/a/1 é.png"]
+
+
+def test_a_dead_network_is_noticed_once(small):
+    small.fault = dict.fromkeys(small.films, "stall")
+    started = time.monotonic()
+    with pytest.raises(Unavailable, match="DATA=simulated"):
+        load_films("covid-xray-64")
+    assert time.monotonic() - started < 10
+    assert len(small.asked) == 1
+
+
+def test_auto_falls_back_to_simulated_films_and_says_so(offline):
+    films = load_films("auto", size=16)
+    assert films.name == "simulated"
+    assert "SIMULATED FILMS" in films.note and "127.0.0.1" in films.note
+    assert films.counts().query("split == 'train'")["films"].min() >= 60
+
+
+def test_a_named_source_never_falls_back(offline):
+    with pytest.raises(Unavailable):
+        load_films("covid-xray-original")
+
+
+def test_a_cache_that_cannot_be_written_is_named(offline, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("KERASGAN_HOME", str(tmp_path / "file"))
+    with pytest.raises(Unavailable, match="KERASGAN_HOME"):
+        load_films("covid-xray-64")
+
+
+def test_the_data_root_comes_before_the_cache(small, monkeypatch, tmp_path):
+    for name, content in small.films.items():
+        path = tmp_path / "root" / "covid-xray-64" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    monkeypatch.setenv("KERASGAN_DATA", str(tmp_path / "root"))
+    assert len(load_films("auto")) == 4 and not small.asked
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match="lacks 1 of 4"):
+        load_films("auto")
+
+
+def test_real_collections_by_name_and_by_path(real_root):
+    films = load_films("covid-xray-64")
+    assert (len(films), films.size) == (306, 64)
+    assert load_films(real_root / "covid-xray-64").hash == films.hash
+
+
+def test_class_folders_get_a_split_that_is_kept(tmp_path):
+    folder_of(tmp_path, {f"{kind}/{i}.png": i for kind in "ab" for i in range(10)})
+    films = load_films(tmp_path)
+    assert films.index.groupby(["class", "split"]).size().to_dict() == {
+        ("a", "test"): 2,
+        ("a", "train"): 8,
+        ("b", "test"): 2,
+        ("b", "train"): 8,
+    }
+    again = load_films(tmp_path, seed=5)  # kept, not made anew
+    assert again.index["split"].tolist() == films.index["split"].tolist()
+
+
+def test_split_folders_are_taken_as_they_are(tmp_path):
+    folder_of(
+        tmp_path, {f"{s}/{k}/{i}.png": i for s in ("train", "test") for k in "ab" for i in (1,)}
+    )
+    films = load_films(tmp_path)
+    assert len(films.split("train")) == len(films.split("test")) == 2
+    assert not (tmp_path / "index.csv").exists()
+
+
+def test_patients_from_names_stay_on_one_side(tmp_path):
+    folder_of(tmp_path, {f"{k}/{k}{i // 3}_{i}.png": i for k in "ab" for i in range(15)})
+    films = load_films(tmp_path, patient_pattern=r"(.+)_\d+$")
+    assert len(set(films.patients)) == 10
+    assert not set(films.split("train").patients) & set(films.split("test").patients)
+    (tmp_path / "index.csv").unlink()
+    with pytest.raises(ValueError, match="does not fit the file name"):
+        load_films(tmp_path, patient_pattern=r"patient(\d+)")
+
+
+@pytest.mark.parametrize(
+    ("layout", "error", "message"),
+    [
+        ({}, FileNotFoundError, "one folder per class"),
+        ({"a/1.png": 1, "b/2.png": 2}, ValueError, "at least two patients"),
+        (
+            {"a/1.png": 1, "a/2.png": 1, "A/1.png": 2, "A/2.png": 2},
+            ValueError,
+            "differ only in case",
+        ),
+        ({"a/1.png": 1, "a/2.png": 1, "b/notes.txt": 2}, ValueError, "holds no films"),
+    ],
+)
+def test_folders_that_are_no_collection(tmp_path, layout, error, message):
+    with pytest.raises(error, match=message):
+        load_films(folder_of(tmp_path, layout))
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="covid-xray-64"):
+        load_films(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("class,filename\na,../../secret.png\n", "may not point outside"),
+        ("class,filename\n..,secret.png\n", "may not point outside"),
+        ("name\nx\n", "needs the columns"),
+        ("class,filename\n", "lists no films"),
+        ("class,filename\na,gone.png\na,1.png\n", "lacks 1 of 2|at least two"),
+        ("", "not a CSV"),
+    ],
+)
+def test_an_index_that_lies_is_refused(tmp_path, content, message):
+    folder_of(tmp_path, {"a/1.png": 1, "a/2.png": 2})
+    (tmp_path / "index.csv").write_text(content)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        load_films(tmp_path)
+
+
+def test_a_read_only_folder_works_with_a_split_made_each_time(tmp_path, capsys, monkeypatch):
+    folder_of(tmp_path, {f"{kind}/{i}.png": i for kind in "ab" for i in range(10)})
+
+    def refuse(*_):
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(sources, "write_text", refuse)
+    first, second = load_films(tmp_path), load_films(tmp_path)
+    assert first.index["split"].tolist() == second.index["split"].tolist()
+    assert "made again, the same" in capsys.readouterr().out
+
+
+def test_size_is_checked_and_applied(tmp_path):
+    folder_of(tmp_path, {f"{kind}/{i}.png": i for kind in "ab" for i in range(4)})
+    assert load_films(tmp_path, size=32).images.shape == (8, 32, 32, 1)
+    with pytest.raises(ValueError, match="size=60"):
+        load_films(tmp_path, size=60)
+
+
+def test_the_platform_cache_is_the_default(monkeypatch):
+    monkeypatch.delenv("KERASGAN_HOME", raising=False)
+    assert "kerasgan" in os.fspath(sources._cache())
