@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 MAX_PIXELS = 100_000_000
-cv2.setLogLevel(0)  # damaged files are named by an error, not by OpenCV on stderr
+cv2.utils.logging.setLogLevel(0)  # damaged files are named by an error, not by OpenCV on stderr
 
 
 def read_film(path):
