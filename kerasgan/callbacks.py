@@ -184,7 +184,8 @@ class SampleGrid(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Draws and writes a grid when one is due."""
-        if epoch + 1 != self.params.get("epochs") and (epoch + 1) % self.every:
+        due = epoch + 1 == self.params.get("epochs") or (epoch + 1) % self.every == 0
+        if not due or self.model.stop_training:
             return
         import cv2
 

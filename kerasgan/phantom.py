@@ -67,6 +67,11 @@ def simulate_films(
     Raises:
         ValueError: If a number is out of range.
     """
+    if not 0 <= test_per_class < n_per_class:
+        raise ValueError(
+            "test_per_class must be from 0 to below n_per_class. "
+            f"Received: test_per_class={test_per_class}, n_per_class={n_per_class}"
+        )
     own = []
     while len(own) < n_per_class:
         person = own[-1] + 1 if own else 0

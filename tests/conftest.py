@@ -14,7 +14,7 @@ from kerasgan.films import CLASSES, Films
 
 @pytest.fixture(scope="session")
 def films16():
-    """Films of 16 pixels, 12 per class of 9 patients, classes that differ in brightness."""
+    """Films of 16 pixels, 12 per class, brighter by class; patient p?-6 is in train and test."""
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(4), 12)
     images = rng.normal(60 + 40 * labels[:, None, None], 20, (48, 16, 16))
@@ -22,7 +22,7 @@ def films16():
         np.clip(images, 0, 255).astype(np.uint8),
         labels,
         CLASSES,
-        patients=[f"p{label}-{i * 3 // 4}" for label in range(4) for i in range(12)],
+        patients=[f"p{label}-{(i + 1) * 3 // 4}" for label in range(4) for i in range(12)],
         split=(["train"] * 8 + ["test"] * 4) * 4,
         name="sixteen",
     )

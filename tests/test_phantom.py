@@ -56,6 +56,8 @@ def test_ten_thousand_films_take_about_a_minute():
 
 
 def test_bad_numbers_are_refused():
+    with pytest.raises(ValueError, match="n_per_class=4"):
+        simulate_films(4)
     for labels, size, patients in (([0], 8, None), ([4], 16, None), ([0], 16, [1, 2])):
         with pytest.raises(ValueError, match="Received"):
             simulate(labels, size, patients=patients)

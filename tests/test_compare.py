@@ -1,0 +1,150 @@
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+
+from kerasgan.compare import (
+    PUBLISHED_ACCURACY,
+    REFERENCE_ARMS,
+    Arm,
+    accuracy_curve,
+    compare_arms,
+    confusion_of,
+    double_softmax,
+    fit_classifier,
+    history_of,
+    predict,
+    reference_arms,
+)
+from kerasgan.networks import build_classifier
+from kerasgan.synthesis import classic_set
+
+SHORT = {"epochs": 3, "batches": 2, "passes": 4}
+
+
+@pytest.fixture(scope="module")
+def sides(films16):
+    train, test = films16.split("train"), films16.split("test")
+    return train.without_patients(set(test.patients)), test
+
+
+@pytest.fixture(scope="module")
+def compared(sides, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("arms")
+    classic = classic_set(sides[0], 8, folder / "classic")
+    arms = [Arm("O1", "real"), Arm("O1+C1", "classic", 8), Arm("mixed", "synthetic", 4, 3)]
+    table = compare_arms(arms, *sides, classic, classic, folder / "arms", seeds=(0, 1), **SHORT)
+    return table, folder / "arms", arms, classic
+
+
+def test_the_reference_arms_are_the_nine():
+    assert list(REFERENCE_ARMS) == list(PUBLISHED_ACCURACY)
+    best = REFERENCE_ARMS["O1+C3+G3"]
+    assert (best.classic, best.synthetic, best.kind) == (2000, 1000, "synthetic")
+    assert reference_arms((1, 2, 3, 4), (5, 6, 7, 8))["O1+C3+G2"].synthetic == 6
+
+
+def test_double_softmax_cannot_fall_below_the_studys_bound():
+    logits = tf.constant([[100.0, 0, 0, 0]])
+    assert float(double_softmax(tf.constant([0]), logits)[0]) == pytest.approx(0.7437, abs=1e-3)
+
+
+def test_the_classifier_learns_what_is_easy(sides):
+    keras.utils.set_random_seed(0)
+    model = build_classifier(16, 4)
+    train, test = sides
+    history = fit_classifier(model, train.images, train.labels, epochs=40, batch_size=16)
+    assert history["accuracy"].iloc[-5:].mean() > 0.8
+    assert (predict(model, test.images).argmax(1) == test.labels).mean() > 0.6
+
+
+def test_watching_the_test_films_changes_nothing(sides):
+    def trained(**options):
+        keras.utils.set_random_seed(0)
+        model = build_classifier(16, 4)
+        train = sides[0]
+        fit_classifier(model, train.images, train.labels, 4, 2, 8, seed=3, **options)
+        return model.get_weights()
+
+    watched = trained(validation=(sides[1].images, sides[1].labels))
+    for a, b in zip(trained(), watched, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_both_evaluations_leave_the_model_as_it_was(sides):
+    keras.utils.set_random_seed(0)
+    model = build_classifier(16, 4)
+    images = sides[1].images
+    before = [np.array(value) for value in model.get_weights()]
+    one = predict(model, images)
+    many = predict(model, images, "reference", passes=5)
+    assert one.shape == (16, 4) and many.shape == (5, 16, 4)
+    np.testing.assert_allclose(one.sum(1), 1, rtol=1e-5)
+    assert np.abs(many[0] - many[1]).max() > 0  # dropout was on
+    np.testing.assert_array_equal(one, predict(model, images))
+    for a, b in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(ValueError, match="deterministic"):
+        predict(model, images, "best")
+
+
+def test_the_table_is_tidy(compared, sides):
+    table, _, arms, _ = compared
+    assert set(table["arm"]) == {arm.name for arm in arms} and set(table["seed"]) == {0, 1}
+    keys = ["arm", "seed", "evaluation", "class", "metric"]
+    assert not table.duplicated(keys).any()
+    assert (table["data_hash"] == sides[0].hash[:16]).all()
+    accuracy = table[(table["metric"] == "accuracy") & (table["class"] == "macro")]
+    assert len(accuracy) == 12 and (accuracy["n"] == 16).all()
+    assert ((accuracy["low"] <= accuracy["value"]) & (accuracy["value"] <= accuracy["high"])).all()
+
+
+def test_finished_arms_are_read_back_and_missing_ones_fitted(compared, sides):
+    table, folder, arms, classic = compared
+    gone = folder / "O1-seed1" / "scores.csv"
+    kept = (folder / "O1-seed0" / "scores.csv").stat().st_mtime_ns
+    gone.unlink()
+    again = compare_arms(arms, *sides, classic, classic, folder, seeds=(0, 1), **SHORT)
+    pd.testing.assert_frame_equal(again, table)
+    assert gone.is_file() and (folder / "O1-seed0" / "scores.csv").stat().st_mtime_ns == kept
+
+
+def test_confusion_and_history_of_an_arm(compared, sides):
+    table, folder, _, _ = compared
+    matrix = confusion_of(folder, "O1", 0)
+    assert matrix.sum(1).tolist() == [4, 4, 4, 4]
+    row = table.query(
+        "arm == 'O1' and seed == 0 and evaluation == 'deterministic' "
+        "and metric == 'accuracy' and `class` == 'macro'"
+    )
+    assert row["value"].item() == pytest.approx(np.trace(matrix) / 16)
+    assert list(history_of(folder, "O1")["epoch"]) == [1, 2, 3]
+    with pytest.raises(FileNotFoundError, match="fit arm O9"):
+        history_of(folder, "O9")
+
+
+def test_the_curve_counts_what_each_kind_adds(compared):
+    curve = accuracy_curve(compared[0], published=True)
+    assert curve.groupby("arm")["count"].first().to_dict() == {"O1": 0, "O1+C1": 8, "mixed": 3}
+    assert curve[curve["arm"] == "O1"]["published"].eq(0.769).all()
+    assert accuracy_curve(compared[0])["published"].isna().all()
+
+
+def test_a_patient_on_both_sides_is_refused_but_by_the_studys_name(films16, tmp_path):
+    train, test = films16.split("train"), films16.split("test")
+    arms = [Arm("O1", "real")]
+    with pytest.raises(ValueError, match="both sides of the split: p0-6"):
+        compare_arms(arms, train, test, **SHORT)
+    table = compare_arms(arms, train, test, protocol="reference", **SHORT)
+    assert (table["protocol"] == "reference").all()
+
+
+def test_sets_that_do_not_fit_an_arm_are_named(compared, sides):
+    _, _, _, classic = compared
+    with pytest.raises(ValueError, match="needs 99 classic"):
+        compare_arms([Arm("x", "classic", 99)], *sides, classic, **SHORT)
+    with pytest.raises(ValueError, match="needs a synthetic set"):
+        compare_arms([Arm("x", "synthetic", 0, 1)], *sides, classic, **SHORT)
+    with pytest.raises(ValueError, match="one length"):
+        fit_classifier(build_classifier(16), sides[0].images, sides[0].labels[1:])

@@ -1,0 +1,179 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kerasgan.augment import DiffAugment
+from kerasgan.films import to_float
+from kerasgan.gan import GAN, draw
+from kerasgan.networks import build_discriminator, build_generator
+
+
+def small_gan(n_classes=None, compiled=True, rate=1e-3, **options):
+    keras.utils.set_random_seed(0)
+    gan = GAN(
+        build_generator(16, latent=8, width=4, n_classes=n_classes),
+        build_discriminator(16, width=4, n_classes=n_classes),
+        **options,
+    )
+    if compiled:
+        gan.compile(keras.optimizers.Adam(rate, 0.5), keras.optimizers.Adam(rate, 0.5))
+    return gan
+
+
+def weights(model):
+    return [np.array(value) for value in model.get_weights()]
+
+
+def changed(before, after):
+    return [np.abs(a - b).max() > 0 for a, b in zip(before, after, strict=True)]
+
+
+def test_one_step_changes_both_networks_and_the_average(films16):
+    gan = small_gan(augment=DiffAugment())
+    before = [weights(model) for model in (gan.generator, gan.discriminator, gan.averaged)]
+    history = gan.fit(films16.batches(48), epochs=1, verbose=0).history
+    after = [weights(model) for model in (gan.generator, gan.discriminator, gan.averaged)]
+    for old, new in zip(before, after, strict=True):
+        assert all(changed(old, new))
+    assert set(history) == {"g_loss", "d_loss", "d_real", "d_fake"}
+    assert 0 < history["d_real"][0] < 1 and np.isfinite(history["g_loss"][0])
+
+
+def test_the_optimizers_are_built_at_compile():
+    gan = small_gan()
+    assert gan.generator_optimizer.built and gan.discriminator_optimizer.built
+
+
+def test_a_training_is_a_function_of_its_seed(films16):
+    def trained(seed):
+        gan = small_gan(seed=seed, augment=DiffAugment())
+        gan.fit(films16.batches(16), epochs=2, verbose=0)
+        return gan.generate(4)
+
+    np.testing.assert_array_equal(trained(1), trained(1))
+    assert (trained(1) != trained(2)).any()
+
+
+def test_updates_are_those_of_the_published_losses(films16):
+    """One step by hand: discriminator first, then the generator against the updated one."""
+    gan, hand = small_gan(), small_gan()
+    real = to_float(films16.images[:8])
+    gan.fit(tf.data.Dataset.from_tensors(real), verbose=0)
+    latent = tf.random.stateless_normal((8, 8), (0, 0))
+    fake = hand.generator(latent, training=True)
+    bce = keras.losses.BinaryCrossentropy(from_logits=True)
+    with tf.GradientTape() as tape:
+        on_real, on_fake = (hand.discriminator(x, training=True) for x in (real, fake))
+        loss = bce(tf.ones((8, 1)), on_real) + bce(tf.zeros((8, 1)), on_fake)
+    variables = hand.discriminator.trainable_variables
+    hand.discriminator_optimizer.apply(tape.gradient(loss, variables), variables)
+    for a, b in zip(variables, gan.discriminator.trainable_variables, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    with tf.GradientTape() as tape:
+        fake = hand.generator(latent, training=True)
+        loss = bce(tf.ones((8, 1)), hand.discriminator(fake, training=True))
+    variables = hand.generator.trainable_variables
+    hand.generator_optimizer.apply(tape.gradient(loss, variables), variables)
+    for a, b in zip(variables, gan.generator.trainable_variables, strict=True):
+        agree = np.isclose(a, b, atol=1e-4).mean()
+        assert agree > 0.97  # Adam's first step is the sign of the gradient: noise where it is 0
+
+
+def test_the_average_warms_up_and_follows(films16):
+    gan = small_gan(ema=0.999)
+    gan.fit(films16.batches(16), epochs=1, verbose=0)
+    away = max(
+        np.abs(a - b).max()
+        for a, b in zip(gan.averaged.get_weights(), gan.generator.get_weights(), strict=True)
+    )
+    first = small_gan().generator.get_weights()
+    moved = max(np.abs(a - b).max() for a, b in zip(gan.averaged.get_weights(), first, strict=True))
+    assert 0 < away < moved  # a fixed decay of 0.999 would have stayed at the start
+    none = small_gan(ema=0)
+    none.fit(films16.batches(16), epochs=1, verbose=0)
+    for a, b in zip(none.averaged.get_weights(), none.generator.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{"r1": 5.0}, {"r1": 1.0, "r2": 1.0, "penalty_every": 2}])
+def test_gradient_penalties_flatten_the_discriminator(films16, options):
+    def slope(gan):
+        gan.fit(films16.batches(16), epochs=15, verbose=0)
+        images = tf.constant(to_float(films16.images))
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            logits = gan.discriminator(images, training=True)
+        return float(tf.norm(tape.gradient(logits, images)))
+
+    assert slope(small_gan(**options)) < slope(small_gan())
+
+
+def no_loss(real, fake):
+    return fake[0, 0], 0 * real[0, 0]
+
+
+@pytest.mark.parametrize("loss", ["hinge", "relativistic", no_loss])
+def test_losses_by_name_and_by_function(films16, loss):
+    gan = small_gan(compiled=False)
+    gan.compile(keras.optimizers.Adam(1e-3), keras.optimizers.Adam(1e-3), loss=loss)
+    gan.fit(films16.batches(16), verbose=0)
+
+
+def test_a_conditional_gan_draws_the_class_it_is_asked_for(films16):
+    gan = small_gan(n_classes=4, rate=3e-3)
+    gan.fit(films16.batches(16, labels=True), epochs=60, verbose=0)
+    means = [gan.generate(64, labels=label).mean() for label in range(4)]
+    assert np.argsort(means).tolist() == [0, 1, 2, 3]
+    assert means[3] - means[0] > 60
+
+
+def test_it_learns_where_the_films_are(films16):
+    gan = small_gan(rate=3e-3, ema=0.9)
+    dark = films16.only("covid")
+    gan.fit(dark.batches(12), epochs=120, verbose=0)
+    assert abs(gan.generate(64).mean() - dark.images.mean()) < 20
+
+
+def test_evaluate_scores_without_an_update(films16):
+    gan = small_gan()
+    before = weights(gan.generator)
+    scores = gan.evaluate(films16.batches(16), verbose=0, return_dict=True)
+    assert set(scores) == {"g_loss", "d_loss", "d_real", "d_fake"}
+    assert not any(changed(before, weights(gan.generator)))
+
+
+def test_one_step_with_xla(films16):
+    gan = small_gan(compiled=False)
+    gan.compile(keras.optimizers.Adam(1e-3), keras.optimizers.Adam(1e-3), jit_compile=True)
+    gan.fit(films16.batches(48), verbose=0)
+    assert np.isfinite(gan.metrics[0].result())
+
+
+def test_draws_are_seeded_and_begin_alike():
+    gan = small_gan()
+    few, many = draw(gan.generator, 5, seed=3), draw(gan.generator, 9, seed=3, batch_size=4)
+    assert many.shape == (9, 16, 16, 1) and many.dtype == np.uint8
+    assert np.abs(few.astype(int) - many[:5]).max() <= 1
+    assert (few != draw(gan.generator, 5, seed=4)).any()
+    assert draw(gan.generator, 0).shape == (0, 16, 16, 1)
+
+
+def test_misuse_is_named(films16):
+    with pytest.raises(ValueError, match="agree on the image shape"):
+        GAN(build_generator(16, width=2), build_discriminator(32, width=2))
+    with pytest.raises(ValueError, match="both be conditional"):
+        GAN(build_generator(16, width=2), build_discriminator(16, 2, n_classes=2))
+    gan = small_gan(compiled=False)
+    with pytest.raises(ValueError, match="loss='wgan'"):
+        gan.compile(keras.optimizers.Adam(), keras.optimizers.Adam(), loss="wgan")
+    one = keras.optimizers.Adam()
+    with pytest.raises(ValueError, match="of its own"):
+        gan.compile(one, one)
+    with pytest.raises(ValueError, match="takes no labels"):
+        gan.generate(2, labels=1)
+    conditional = small_gan(n_classes=4)
+    with pytest.raises(ValueError, match="needs labels"):
+        conditional.generate(2)
+    with pytest.raises(ValueError, match="labels=True"):
+        conditional.fit(films16.batches(16), verbose=0)

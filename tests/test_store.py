@@ -1,0 +1,141 @@
+import json
+import os
+import subprocess
+import sys
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+
+from kerasgan.gan import draw
+from kerasgan.networks import build_classifier, build_generator
+from kerasgan.reading import read_film
+from kerasgan.store import (
+    check_trained_on,
+    list_models,
+    load_model,
+    read_card,
+    save_classifier,
+    save_generator,
+)
+
+
+@pytest.fixture
+def saved(films16, tmp_path):
+    generator = build_generator(16, width=4)
+    folder = save_generator(
+        generator, tmp_path / "dcgan-covid", films16.only("covid").split("train"), seed=7
+    )
+    return generator, folder
+
+
+def test_a_reloaded_generator_draws_equal_images(saved):
+    generator, folder = saved
+    np.testing.assert_array_equal(draw(load_model(folder), 5), draw(generator, 5))
+    assert read_film(folder / "samples.png").shape == (4 * 16, 8 * 16)
+    assert sorted(os.listdir(folder)) == ["card.json", "generator.keras", "samples.png"]
+
+
+def test_it_loads_with_plain_keras_without_this_package(saved):
+    code = (
+        "import sys, keras; m = keras.models.load_model(sys.argv[1]); print(m.output_shape);"
+        "assert not any(name.startswith('kerasgan') for name in sys.modules)"
+    )
+    path = str(saved[1] / "generator.keras")
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
+    assert "(None, 16, 16, 1)" in done.stdout, done.stderr
+
+
+def test_the_card_says_what_it_is(saved, films16):
+    card = read_card(saved[1])
+    trained_on = films16.only("covid").split("train")
+    assert card["classes"] == ["covid"] and card["size"] == 16 and card["latent"] == 100
+    assert card["pixel_range"] == [-1, 1] and card["seed"] == 7
+    assert card["data"]["hash"] == trained_on.hash and card["data"]["films"] == 8
+    assert set(card["data"]["patients"]) == set(trained_on.patients)
+    assert "Not for diagnosis" in card["intended_use"] and "children" in card["limits"]
+    assert {"tensorflow", "keras", "kerasgan", "python"} <= set(card["versions"])
+
+
+def test_models_are_listed(saved, films16, tmp_path):
+    save_classifier(build_classifier(16), tmp_path / "classifier-O1", films16, arm="O1")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "card.json").write_text("{")
+    table = list_models(tmp_path).set_index("name")
+    assert table.loc["classifier-O1", "role"] == "classifier"
+    assert "not JSON" in table.loc["broken", "data"]
+    assert load_model(tmp_path / "classifier-O1", "classifier").output_shape == (None, 4)
+    with pytest.raises(FileNotFoundError, match="no folder of models"):
+        list_models(tmp_path / "nowhere")
+
+
+def test_other_films_and_seen_test_patients_are_refused(saved, films16):
+    card, covid = read_card(saved[1]), films16.only("covid")
+    check_trained_on(card, covid.split("train"))
+    with pytest.raises(ValueError, match="trained on other films"):
+        check_trained_on(card, covid)
+    with pytest.raises(ValueError, match="patients of the test films"):
+        check_trained_on(card, covid.split("train"), held_out=covid.split("test"))
+
+
+def test_what_is_not_there_is_named(tmp_path, films16):
+    with pytest.raises(FileNotFoundError, match="models` lists"):
+        load_model(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no card"):
+        read_card(tmp_path)
+    (tmp_path / "card.json").write_text("[1]")
+    with pytest.raises(ValueError, match="no model card"):
+        read_card(tmp_path)
+
+
+def test_a_damaged_file_is_named(saved):
+    path = saved[1] / "generator.keras"
+    whole = path.read_bytes()
+    for content in (b"", b"text", whole[: len(whole) // 2]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="damaged"):
+            load_model(saved[1])
+
+
+def test_a_model_of_another_role_is_refused(saved, films16, tmp_path):
+    save_classifier(build_classifier(16), tmp_path / "c", films16)
+    with pytest.raises(ValueError, match="is no generator"):
+        load_model(tmp_path / "c" / "classifier.keras")
+
+
+def test_code_in_a_model_is_not_run(tmp_path):
+    inputs = keras.Input((4,))
+    outputs = keras.layers.Reshape((2, 2, 1))(keras.layers.Lambda(lambda x: x)(inputs))
+    keras.Model(inputs, outputs).save(tmp_path / "generator.keras")
+    with pytest.raises(ValueError, match="could run code"):
+        load_model(tmp_path)
+
+
+def test_a_custom_object_is_refused(saved):
+    path = saved[1] / "generator.keras"
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    config = json.loads(parts["config.json"])
+    config["config"]["layers"][1] |= {"module": "os", "class_name": "system"}
+    parts["config.json"] = json.dumps(config).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    with pytest.raises(ValueError, match="not Keras' own"):
+        load_model(saved[1])
+
+
+def test_a_save_that_fails_leaves_the_old_model(saved, films16, monkeypatch):
+    before = (saved[1] / "generator.keras").read_bytes()
+
+    def full(path):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    other = build_generator(16, width=4)
+    monkeypatch.setattr(other, "save", full, raising=False)
+    with pytest.raises(OSError, match="No space"):
+        save_generator(other, saved[1], films16.only("covid"))
+    assert (saved[1] / "generator.keras").read_bytes() == before
+    assert not list(saved[1].glob("partial*"))

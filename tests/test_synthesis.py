@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+
+from kerasgan.films import CLASSES, Films
+from kerasgan.networks import build_generator
+from kerasgan.phantom import simulate_films
+from kerasgan.sources import load_films
+from kerasgan.synthesis import classic_set, screen, synthesise
+
+
+def test_classic_sets_are_cumulative_and_keep_patients(films16, tmp_path):
+    train = films16.split("train")
+    small, large = (classic_set(train, n, tmp_path / str(n), seed=1) for n in (5, 11))
+    np.testing.assert_array_equal(large.first(5).images, small.images)
+    assert len(large) == 44 and set(large.patients) <= set(train.patients)
+    brightness = [large.only(name).images.mean() for name in CLASSES]
+    assert brightness == sorted(brightness)  # each image comes from its own class
+    stored = load_films(tmp_path / "11")
+    assert stored.hash == large.hash and set(stored.index["split"]) == {"train"}
+
+
+def test_classic_images_differ_from_their_film_and_from_each_other(films16, tmp_path):
+    made = classic_set(films16, 24, tmp_path, seed=0)
+    assert len({image.tobytes() for image in made.images}) > 90
+
+
+def test_a_class_without_films_is_named(films16, tmp_path):
+    rest = films16.take(films16.labels != 2)
+    with pytest.raises(ValueError, match="pneumonia_bac has no film"):
+        classic_set(rest, 3, tmp_path)
+
+
+def test_synthesis_draws_each_class_from_its_generator(films16, tmp_path):
+    generators = {name: build_generator(16, width=2) for name in CLASSES}
+    made = synthesise(generators, films16, 6, tmp_path / "a", seed=1)
+    assert len(made) == 24 and made.counts()["films"].tolist() == [6] * 4
+    assert load_films(tmp_path / "a").hash == made.hash
+    more = synthesise(generators, films16, 9, tmp_path / "b", seed=1)
+    assert np.abs(more.first(6).images.astype(int) - made.images).max() <= 1
+    with pytest.raises(ValueError, match="no generator for class covid"):
+        synthesise({}, films16, 6, tmp_path / "c")
+    with pytest.raises(ValueError, match="16 pixels, the films have 32"):
+        synthesise(generators, simulate_films(4, 32, test_per_class=1), 6, tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+
+
+def test_the_screen_flags_copies_and_only_copies():
+    train = simulate_films(30, size=32, seed=1, test_per_class=0)
+    fresh = simulate_films(30, size=32, seed=2, test_per_class=0).first(10).images.copy()
+    labels = np.repeat(np.arange(4), 10)
+    for label in range(4):  # the first two of each class are copies, one shifted and flipped
+        own = train.images[train.labels == label]
+        fresh[10 * label] = own[3]
+        fresh[10 * label + 1] = np.roll(own[5][:, ::-1], 1, axis=1)
+    table = screen(Films.from_arrays(fresh, labels, CLASSES), train)
+    assert table["flagged"][[0, 1, 10, 11, 20, 21, 30, 31]].all()
+    assert table["flagged"].sum() <= 10
+    np.testing.assert_array_equal(train.images[table["nearest"][10]], fresh[10])

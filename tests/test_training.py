@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+
+from kerasgan.augment import DiffAugment
+from kerasgan.networks import build_generator
+from kerasgan.training import fit_gan, latent_walk, read_sample_grids, reference_gan
+
+
+def test_the_reference_recipe_is_the_studys():
+    gan = reference_gan()
+    adam = gan.generator_optimizer
+    assert (adam.beta_1, adam.beta_2, adam.epsilon) == (0.5, 0.999, 1e-8)
+    assert float(adam.learning_rate) == pytest.approx(2e-3)
+    assert float(gan.discriminator_optimizer.learning_rate) == pytest.approx(2e-4)
+    assert gan.augment is None and gan.latent == 100
+
+
+def test_fit_gan_goes_on_where_it_stopped(films16, tmp_path):
+    films = films16.only("covid")
+
+    def train(folder, *epochs):
+        for count in epochs:
+            gan = reference_gan(16, 4, (1e-3, 1e-3), DiffAugment(), seed=2)
+            history = fit_gan(gan, films, count, folder, batch_size=4, every=1, grids=2)
+        return gan.generate(3), history
+
+    whole, history = train(tmp_path / "whole", 4)
+    parts, again = train(tmp_path / "parts", 2, 4, 4)
+    np.testing.assert_array_equal(whole, parts)
+    assert list(history["epoch"]) == list(again["epoch"]) == [1, 2, 3, 4]
+    grids = read_sample_grids(tmp_path / "whole" / "samples")
+    assert list(grids) == [2, 4] and grids[4].shape == (16, 128)
+
+
+def test_a_diverged_training_says_so(films16, tmp_path):
+    gan = reference_gan(16, 4, (float("nan"), 1e-3))
+    with pytest.raises(FloatingPointError, match="lower learning rate"):
+        fit_gan(gan, films16, 3, tmp_path)
+
+
+def test_a_walk_is_on_the_sphere_between_two_draws():
+    generator = build_generator(16, width=4)
+    walk = latent_walk(generator, 5, seed=1)
+    assert walk.shape == (5, 16, 16, 1) and walk.dtype == np.uint8
+    ends = np.random.default_rng(1).standard_normal((2, 100)).astype("float32")
+    drawn = np.rint((generator(ends, training=False) + 1) * 127.5)
+    assert np.abs(drawn - walk[[0, -1]]).max() <= 1
+
+
+def test_no_grids_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="SampleGrid"):
+        read_sample_grids(tmp_path)
