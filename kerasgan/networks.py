@@ -79,7 +79,7 @@ def build_generator(size=64, latent=100, width=64, n_classes=None):
     x = layers.Conv2DTranspose(
         1, 4, 2, "same", use_bias=False, activation="tanh", kernel_initializer=_dcgan_init()
     )(x)
-    return keras.Model(inputs, x, name="dcgan_generator")
+    return keras.Model(inputs if n_classes else inputs[0], x, name="dcgan_generator")
 
 
 def build_discriminator(size=64, width=64, n_classes=None, norm="batch"):

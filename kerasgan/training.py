@@ -121,7 +121,7 @@ def latent_walk(generator, steps=10, seed=0):
     cosine = start @ end / (np.linalg.norm(start) * np.linalg.norm(end))
     angle, way = np.arccos(cosine), np.linspace(0, 1, steps)[:, None]
     latents = (np.sin((1 - way) * angle) * start + np.sin(way * angle) * end) / np.sin(angle)
-    return to_uint8(generator([latents.astype("float32")], training=False).numpy())
+    return to_uint8(generator(latents.astype("float32"), training=False).numpy())
 
 
 class Progress(keras.callbacks.Callback):

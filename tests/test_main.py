@@ -1,0 +1,93 @@
+import subprocess
+import sys
+import time
+
+import pytest
+
+from kerasgan import networks, store
+from kerasgan.__main__ import main
+from kerasgan.sources import load_films
+
+
+def test_help_needs_no_tensorflow():
+    code = (
+        "import sys, kerasgan.__main__ as m\n"
+        "try: m.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print([name for name in ('tensorflow', 'keras', 'cv2', 'pandas') if name in sys.modules])"
+    )
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert time.monotonic() - started < 5
+    assert "synthesise" in done.stdout and done.stdout.strip().endswith("[]")
+
+
+def test_the_package_is_imported_lazily():
+    code = (
+        "import sys, kerasgan\n"
+        "assert 'tensorflow' not in sys.modules\n"
+        "kerasgan.quality, kerasgan.scores\n"
+        "assert 'tensorflow' not in sys.modules\n"
+        "missing = [n for n in kerasgan.__all__ if not getattr(kerasgan, n, None)]\n"
+        "assert not missing and set(dir(kerasgan)) >= set(kerasgan.__all__), missing\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_another_backend_is_refused():
+    code = "import os; os.environ['KERAS_BACKEND'] = 'jax'; import kerasgan"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "unset KERAS_BACKEND" in done.stderr and done.returncode == 1
+
+
+def test_public_names_have_documentation():
+    import kerasgan
+
+    for name in kerasgan.__all__:
+        found = getattr(kerasgan, name)
+        if callable(found):
+            assert found.__doc__ and len(found.__doc__) > 60, name
+
+
+def test_prepare_audit_and_models(real_or_simulated, tmp_path, capsys):
+    assert main(["prepare", str(real_or_simulated), str(tmp_path / "out"), "--size", "16"]) == 0
+    assert "8 films in" in capsys.readouterr().out
+    assert main(["audit", str(tmp_path / "out")]) == 0
+    assert "fewer than 10 films" in capsys.readouterr().out
+    films = load_films(tmp_path / "out")
+    generator = networks.build_generator(16, width=2)
+    store.save_generator(generator, tmp_path / "models" / "dcgan-covid", films.only("covid"))
+    assert main(["models", str(tmp_path / "models")]) == 0
+    assert "dcgan-covid" in capsys.readouterr().out
+    model = str(tmp_path / "models" / "dcgan-covid")
+    assert main(["synthesise", model, str(tmp_path / "drawn"), "--count", "5"]) == 0
+    assert len(load_films(tmp_path / "drawn")) == 5
+
+
+@pytest.fixture
+def real_or_simulated(tmp_path):
+    from kerasgan import save_films, simulate_films
+
+    save_films(simulate_films(2, size=32, test_per_class=1), tmp_path / "raw")
+    return tmp_path / "raw"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["audit", "nowhere"], "no folder"),
+        (["prepare", "simulated", "out", "--size", "60"], "size=60"),
+        (["models", "nowhere"], "no folder of models"),
+        (["synthesise", "nowhere", "out"], "no card"),
+        (["run", "x", "--profile", "slow"], "profile must be one of"),
+        (["run", "a/b"], "name of a folder"),
+    ],
+)
+def test_errors_are_one_line_that_names_the_remedy(words, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KERASGAN_RUNS", str(tmp_path / "runs"))
+    assert main(words) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("kerasgan: ") and message in error and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,97 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from kerasgan import plots
+from kerasgan.films import CLASSES
+
+IMAGES = np.random.default_rng(0).integers(0, 255, (6, 16, 16, 1), np.uint8)
+HISTORY = pd.DataFrame(
+    {"epoch": [1, 2], "g_loss": 1.0, "d_loss": 1.2, "d_real": 0.6, "d_fake": 0.4}
+)
+FIT = pd.DataFrame(
+    {
+        "epoch": [1, 2, 3],
+        "loss": [1, 0.5, 0.2],
+        "accuracy": [0.3, 0.6, 0.9],
+        "val_loss": [None, 0.7, None],
+        "val_accuracy": [None, 0.5, None],
+    }
+)
+
+
+def curve():
+    rows = [
+        (arm, kind, count, 0, evaluation, value, value - 0.1, value + 0.1, 0.8)
+        for arm, kind, count, value in (
+            ("O1", "real", 0, 0.7),
+            ("O1+C3", "classic", 2000, 0.8),
+            ("O1+C3+G3", "synthetic", 1000, 0.75),
+        )
+        for evaluation in ("deterministic", "reference")
+    ]
+    columns = ["arm", "kind", "count", "seed", "evaluation", "value", "low", "high", "published"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def scores():
+    rows = [
+        ("O1", "real", name, metric, 0.5, 0.3, 0.7)
+        for name in CLASSES
+        for metric in ("sensitivity", "specificity")
+    ]
+    return pd.DataFrame(rows, columns=["arm", "kind", "class", "metric", "value", "low", "high"])
+
+
+def texts(figure):
+    import matplotlib.text
+
+    return [text.get_text() for text in figure.findobj(matplotlib.text.Text)]
+
+
+FIGURES = {
+    "films": lambda films: plots.plot_films(films, 5),
+    "counts": lambda films: plots.plot_counts(films),
+    "intensities": lambda films: plots.plot_intensities(films),
+    "pairs": lambda films: plots.plot_real_and_generated(IMAGES, IMAGES, "covid", note=films.note),
+    "evolution": lambda films: plots.plot_evolution({1: IMAGES, 9: IMAGES}, "a_b", films.note),
+    "walk": lambda films: plots.plot_latent_walk(IMAGES, "covid", films.note),
+    "walks": lambda films: plots.plot_latent_walk([IMAGES, IMAGES], note=films.note),
+    "gan": lambda films: plots.plot_gan_history({"covid": HISTORY, "x": HISTORY}, films.note),
+    "history": lambda films: plots.plot_classifier_history(FIT, "O1", films.note),
+    "confusion": lambda films: plots.plot_confusion({"O1": np.eye(4) * 9}, CLASSES, films.note),
+    "curve": lambda films: plots.plot_accuracy_curve(curve(), films.note),
+    "scores": lambda films: plots.plot_class_scores(scores(), note=films.note),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_is_a_page_wide_and_carries_the_banner(films16, name, tmp_path):
+    from dataclasses import replace
+
+    figure = FIGURES[name](replace(films16, note="SIMULATED FILMS, not patients"))
+    assert figure.get_size_inches()[0] == plots.WIDTH
+    assert any("SIMULATED FILMS" in text for text in texts(figure))
+    plots.save_figure(figure, tmp_path / "f.png", dpi=60)
+    assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
+    assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+def test_axes_have_names_and_panels_say_n(films16):
+    for name in ("intensities", "gan", "history", "curve", "scores"):
+        for axis in FIGURES[name](films16).axes:
+            assert axis.get_xlabel() or axis.get_title(), name
+    assert "O1 (n = 36)" in texts(FIGURES["confusion"](films16))
+    assert "COVID-19 (n = 12)" in texts(FIGURES["intensities"](films16))
+
+
+def test_images_share_one_grey_scale(films16):
+    for name in ("films", "pairs", "evolution"):
+        for axis in FIGURES[name](films16).axes:
+            assert all(image.get_clim() == (0, 255) for image in axis.images)
+
+
+def test_a_failed_write_leaves_nothing(films16, tmp_path):
+    with pytest.raises(OSError):
+        plots.save_figure(FIGURES["counts"](films16), tmp_path / "nowhere" / "f.png")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,54 @@
+import re
+
+import pandas as pd
+import pytest
+
+from kerasgan import plots
+from kerasgan.compare import Arm, compare_arms
+from kerasgan.films import save_films
+from kerasgan.report import banner, summary_table, write_report
+from kerasgan.runs import Run
+
+
+@pytest.fixture(scope="module")
+def run(films16, tmp_path_factory):
+    from dataclasses import replace
+
+    run = Run("a <b>", "smoke", "simulated", root=tmp_path_factory.mktemp("runs"))
+    films = replace(
+        films16, note="SIMULATED FILMS, not <patients>", skipped=(("x.ini", "no image"),)
+    )
+    save_films(films, run.path("films"))
+    train, test = run.split()
+    table = compare_arms([Arm("O1", "real")], train, test, epochs=2, batches=1, passes=2)
+    run.save_table(table, "comparison")
+    run.save_table(pd.DataFrame({"severity": ["serious"], "finding": ["a <leak>"]}), "audit")
+    run.save_figure(plots.plot_counts(films), "counts")
+    run.finish("01_data", 12)
+    return run
+
+
+def test_the_report_is_one_page_by_itself(run):
+    page = write_report(run, ["01_data"]).read_text()
+    assert page.count("data:image/png;base64,") == 1
+    assert not re.search(r'(src|href)="(?!data:|#)', page)
+    for text in ("not for diagnosis", "adults", "SIMULATED FILMS", "x.ini", "12 s", "O1"):
+        assert text in page
+    assert "<patients>" not in page and "<leak>" not in page and "&lt;leak&gt;" in page
+
+
+def test_the_summary_has_an_interval_for_each_arm(run):
+    table = summary_table(run)
+    assert table["arm"].tolist() == ["O1"]
+    low, high = map(float, table["95 % interval"][0].split(" to "))
+    assert low <= float(table["accuracy"][0]) <= high
+
+
+def test_the_banner_warns(run):
+    page = banner(run.films()).data
+    assert "not for diagnosis" in page and "&lt;patients&gt;" in page and "48 films" in page
+
+
+def test_no_comparison_yet(tmp_path):
+    with pytest.raises(FileNotFoundError, match="04_comparison"):
+        summary_table(Run("a", "smoke", root=tmp_path))

@@ -1,0 +1,104 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kerasgan.compare import reference_arms
+from kerasgan.films import Films, save_films
+from kerasgan.runs import PROFILES, Run, write_text
+
+
+def test_the_paper_profile_is_the_study():
+    paper = PROFILES["paper"]
+    assert (paper.size, paper.width, paper.gan_epochs, paper.gan_classic) == (64, 64, 200, 1000)
+    assert paper.classic == (500, 1000, 2000, 3000) and paper.synthetic == (100, 500, 1000, 2000)
+    assert paper.classifier_epochs * paper.classifier_batches == 3000
+    assert paper.double_softmax and not paper.live and paper.protocol == "reference"
+    assert paper.arms == tuple(reference_arms())
+
+
+def test_a_run_goes_on_with_its_own_settings_only(tmp_path):
+    first = Run("a", "smoke", "simulated", 3, root=tmp_path)
+    assert Run("a", None, root=tmp_path).settings == first.settings
+    assert Run("a", "smoke", "simulated", 3, root=tmp_path).folder == tmp_path / "a"
+    with pytest.raises(ValueError, match="another run name"):
+        Run("a", "quick", "simulated", 3, root=tmp_path)
+
+
+def test_a_path_is_made_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Run("a", "smoke", "films", root=tmp_path).settings["data"] == str(tmp_path / "films")
+    assert Run("b", "smoke", "covid-xray-64", root=tmp_path).settings["data"] == "covid-xray-64"
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "a\\b"])
+def test_a_name_is_no_path(tmp_path, name):
+    with pytest.raises(ValueError, match="name of a folder"):
+        Run(name, "smoke", root=tmp_path)
+
+
+def test_bad_settings_are_named(tmp_path):
+    with pytest.raises(ValueError, match="'slow'"):
+        Run("a", "slow", root=tmp_path)
+    with pytest.raises(FileNotFoundError, match="01_data"):
+        Run("nowhere", None, root=tmp_path)
+    for text in ("{", "[]", '{"profile": "odd", "data": "x", "seed": 1}', '{"profile": "quick"}'):
+        write_text(tmp_path / "b" / "settings.json", text)
+        with pytest.raises(ValueError, match="is damaged"):
+            Run("b", "smoke", root=tmp_path)
+
+
+def test_the_split_keeps_patients_apart_except_in_the_studys_protocol(films16, tmp_path):
+    run = Run("a", "smoke", "simulated", root=tmp_path)
+    with pytest.raises(FileNotFoundError, match="run notebook 01_data"):
+        run.split()
+    save_films(films16, run.path("films"))
+    train, test = run.split()
+    assert len(test) == 16 and len(train) == 28
+    assert not set(train.patients) & set(test.patients)
+    paper = Run("b", "paper", "simulated", root=tmp_path)
+    save_films(films16, paper.path("films"))
+    assert len(paper.split()[0]) == 32
+
+
+def test_one_sided_films_are_an_error(tmp_path):
+    run = Run("a", "smoke", "simulated", root=tmp_path)
+    save_films(
+        Films.from_arrays(np.zeros((2, 16, 16), np.uint8), [0, 0], ("a",)), run.path("films")
+    )
+    with pytest.raises(ValueError, match="2 training and 0 test"):
+        run.split()
+
+
+def test_stages_are_marked(tmp_path):
+    run = Run("a", "smoke", root=tmp_path)
+    assert run.finished("01_data") is None
+    run.finish("01_data", 2.34)
+    assert run.finished("01_data") == 2.3
+    mark = json.loads((run.folder / "stages" / "01_data.json").read_text())
+    assert mark["profile"]["size"] == 16
+
+
+def test_tables_are_written_whole(tmp_path):
+    run = Run("a", "smoke", root=tmp_path)
+    table = pd.DataFrame({"a": [1, 2]})
+    assert run.save_table(table, "t") is table
+    assert pd.read_csv(run.folder / "t.csv").equals(table)
+
+
+def test_text_is_written_whole_or_not_at_all(tmp_path):
+    write_text(tmp_path / "a" / "x.txt", "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(tmp_path / "a" / "x.txt", "new \udcff")
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["x.txt"]
+    assert (tmp_path / "a" / "x.txt").read_text() == "old"
+
+
+def test_the_root_of_runs(monkeypatch, tmp_path):
+    monkeypatch.setenv("KERASGAN_RUNS", str(tmp_path))
+    assert Run("a", "smoke").folder == tmp_path / "a"
+    monkeypatch.delenv("KERASGAN_RUNS")
+    from kerasgan.runs import default_root
+
+    assert default_root().name == "runs"
