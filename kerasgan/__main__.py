@@ -1,4 +1,4 @@
-"""The command line: `python -m kerasgan run | prepare | audit | synthesise | models`."""
+"""The command line: `python -m kerasgan run | prepare | audit | quality | compare | ...`."""
 
 import argparse
 import logging
@@ -56,6 +56,26 @@ def _parser():
     synthesise.add_argument("folder", help="where the images go")
     synthesise.add_argument("--count", type=int, default=100)
     synthesise.add_argument("--seed", type=int, default=0)
+
+    quality = _command(commands, "quality", _quality, "measure generated images beside real ones")
+    quality.add_argument("real", help="collection or folder of real films, the training side")
+    quality.add_argument("fake", nargs="+", help="folders of class folders, or .npz by class")
+    quality.add_argument("--authors", help=".npz of published samples by class, to compare with")
+    quality.add_argument("--encoder", help="hog, an ImageNet architecture, or a .keras file")
+    quality.add_argument("--out", help="CSV file for the table")
+
+    compare = _command(commands, "compare", _compare, "cross-validate the arms by patient")
+    compare.add_argument("data", nargs="?", default="auto", help="collection or folder")
+    compare.add_argument("--folder", default="runs/crossval", help="where finished cells are kept")
+    compare.add_argument("--size", type=int, default=64)
+    compare.add_argument("--folds", type=int, default=5)
+    compare.add_argument("--repeats", type=int, default=2)
+    compare.add_argument("--seeds", type=int, default=1, help="classifiers per arm and fold")
+    compare.add_argument("--steps", type=int, default=600, help="gradient steps of a classifier")
+    compare.add_argument("--gan-steps", type=int, default=1500)
+    compare.add_argument("--classifiers", default="resnet", help="comma-separated: cnn, resnet")
+    compare.add_argument("--jobs", type=int, default=1, help="folds at a time on this machine")
+    compare.add_argument("--scheduler", help="address of a Dask scheduler")
 
     models = _command(commands, "models", _models, "list saved models")
     models.add_argument("folder", nargs="?", default="saved_models")
@@ -170,6 +190,89 @@ def _synthesise(arguments):
     made = Films.from_arrays(images, labels, classes, name=f"samples of {card['name']}")
     save_films(made, arguments.folder)
     print(f"{len(made)} synthetic images in {Path(arguments.folder).resolve()}; not for diagnosis")
+
+
+def _quality(arguments):
+    from kerasgan import quality
+    from kerasgan.sources import load_films
+
+    films = load_films(arguments.real)
+    real, test = films.split("train"), films.split("test")
+    real = real.without_patients(set(test.patients))
+    fakes = {Path(path).stem: _samples(path, real.classes) for path in arguments.fake}
+    authors = _samples(arguments.authors, real.classes) if arguments.authors else None
+    encoder = _encoder(arguments.encoder)
+    table = quality.compare_films(
+        real, fakes, encoder, authors, "train", test if len(test) else None
+    )
+    if arguments.out:
+        from kerasgan.runs import write_text
+
+        write_text(arguments.out, table.to_csv(index=False))
+    print(table.round(3).to_string(index=False))
+
+
+def _encoder(name):
+    from kerasgan.quality import Encoder, best_encoder
+
+    if name is None:
+        return best_encoder()
+    if name.lower() == "hog":
+        return Encoder.hog()
+    return Encoder.keras(name) if name.endswith(".keras") else Encoder.imagenet(name)
+
+
+def _samples(path, classes):
+    """Images by class, from a collection or from an .npz file."""
+    import zipfile
+
+    import numpy as np
+
+    from kerasgan.sources import load_films
+
+    if not str(path).endswith(".npz"):
+        films = load_films(path)
+        return {name: films.only(name).images for name in films.classes}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            sets = {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is no readable .npz file: {error}") from None
+    if missing := set(classes) - set(sets):
+        raise ValueError(f"{path} lacks the classes {sorted(missing)}; it has {sorted(sets)}")
+    return {name: x[..., None] if x.ndim == 3 else x for name, x in sets.items()}
+
+
+def _compare(arguments):
+    from kerasgan import crossval
+    from kerasgan.sources import load_films
+
+    films = load_films(arguments.data, size=arguments.size)
+    if films.note:
+        print(films.note)
+    scores = crossval.cross_validate(
+        films,
+        [*crossval.CORE_ARMS, *crossval.PROBES],
+        arguments.folder,
+        n_splits=arguments.folds,
+        repeats=arguments.repeats,
+        seeds=tuple(range(arguments.seeds)),
+        steps=arguments.steps,
+        gan_steps=arguments.gan_steps,
+        classifiers=tuple(arguments.classifiers.split(",")),
+        n_jobs=arguments.jobs,
+        scheduler=arguments.scheduler,
+    )
+    from kerasgan.runs import write_text
+
+    n_test = len(films) // arguments.folds
+    table = crossval.contrasts(scores, len(films) - n_test, n_test)
+    write_text(Path(arguments.folder) / "comparison.csv", scores.to_csv(index=False))
+    write_text(Path(arguments.folder) / "statistics.csv", table.to_csv(index=False))
+    macro = scores[scores["class"] == "macro"]
+    print(macro.pivot_table("value", ["classifier", "arm"], "metric").round(3).to_string())
+    print(table.round(3).to_string(index=False))
+    print(f"\nResearch code, not for diagnosis. Tables: {Path(arguments.folder).resolve()}")
 
 
 def _models(arguments):

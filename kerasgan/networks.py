@@ -188,3 +188,47 @@ def _kaiming(fan_in):
         "kernel_initializer": keras.initializers.RandomUniform(-bound, bound),
         "bias_initializer": keras.initializers.RandomUniform(-bound, bound),
     }
+
+
+def build_resnet(size=64, n_classes=4, width=16, dropout=0.2):
+    """Builds a small residual network: a strided stem, three stages of two blocks, mean pooling.
+
+    It ends in logits. Pre-activation blocks with BatchNorm; each stage halves the side and doubles
+    the channels.
+
+    Args:
+        size: Side of the square images in pixels, a power of two from 16 to 512.
+        n_classes: Number of classes.
+        width: Channels of the first stage.
+        dropout: Rate of the dropout before the last layer, in [0, 1).
+
+    Returns:
+        A functional model, float32 (n, size, size, 1) in [-1, 1] -> logits (n, n_classes).
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Reference:
+        He et al. (2016), "Identity mappings in deep residual networks", arXiv 1603.05027.
+    """
+    _levels(size)
+    _positive(n_classes=n_classes, width=width)
+
+    def conv(x, channels, kernel=3, strides=1):
+        return layers.Conv2D(
+            channels, kernel, strides, "same", use_bias=False, kernel_initializer="he_normal"
+        )(x)
+
+    image = layers.Input((size, size, 1), name="image")
+    x = conv(image, width, strides=2)
+    for stage in range(3):
+        for block in range(2):
+            channels, strides = width * 2**stage, 2 if stage and not block else 1
+            y = layers.ReLU()(_batch_norm(x))
+            if x.shape[-1] != channels:
+                x = conv(layers.AveragePooling2D(2)(y), channels, kernel=1)
+            y = layers.ReLU()(_batch_norm(conv(y, channels, strides=strides)))
+            x = layers.Add()([x, conv(y, channels)])
+    x = layers.GlobalAveragePooling2D()(layers.ReLU()(_batch_norm(x)))
+    x = layers.Dense(n_classes)(layers.Dropout(dropout)(x))
+    return keras.Model(image, x, name="small_resnet")

@@ -373,6 +373,75 @@ def compare_sets(
     return table
 
 
+def compare_films(
+    real, fakes, encoder=None, authors=None, reference_set="train", test=None, seed=0
+):
+    """Measures generated collections class by class, as `compare_sets` does, and as a whole.
+
+    Adds the share of `memorized` samples of each class (floor: the screen's rate) and, with test
+    films, under class `macro`, `tstr`: the accuracy of HOG + SVM trained on the samples and tested
+    on these films (floor: trained on the real ones).
+
+    Args:
+        real: the training `Films`.
+        fakes: dict from a generator's name to dict from class to images; classes as in `real`.
+        encoder: an `Encoder`; the best that can be had by default.
+        authors: dict from class to the published samples, or None.
+        reference_set: name of the real films, for the table.
+        test: test `Films`, or None.
+        seed: seed of all choices.
+
+    Returns:
+        DataFrame, as of `compare_sets`.
+    """
+    encoder = encoder or best_encoder()
+    everyone = {**fakes, **({"authors": authors} if authors else {})}
+    for name, sets in everyone.items():
+        if missing := set(real.classes) - set(sets):
+            raise ValueError(f"{name} has no samples of {sorted(missing)}")
+    tables = []
+    for kind in real.classes:
+        own = real.only(kind)
+        sets = {name: images[kind] for name, images in fakes.items()}
+        theirs = authors[kind] if authors else None
+        options = {"patients": own.patients, "class_name": kind, "reference_set": reference_set}
+        table = compare_sets(own.images, sets, encoder, theirs, **options, seed=seed)
+        tables += [table, _memorized(own, everyone, kind, table)]
+    if test is not None:
+        tables.append(_tstr(real, everyone, test, tables[0]))
+    table = pd.concat(tables, ignore_index=True)
+    theirs = table[table["generator"] == "authors"].set_index(["class", "metric"])["value"]
+    keys = pd.MultiIndex.from_frame(table[["class", "metric"]])
+    table["authors"] = theirs.reindex(keys).to_numpy()
+    return table
+
+
+def _memorized(own, everyone, kind, like):
+    facts = like[["class", "reference_set", "encoder"]].iloc[0].to_dict() | {"encoder": "pixels"}
+    rows = []
+    for name, sets in everyone.items():
+        flagged = memorization(sets[kind], own.images, patients=own.patients)["flagged"]
+        low, high = wilson_interval(flagged.sum(), len(flagged))
+        scores = {"value": flagged.mean(), "low": low, "high": high, "floor": 2 / (len(own) + 1)}
+        rows.append({"generator": name, **facts, "metric": "memorized", **scores})
+    return pd.DataFrame(rows)
+
+
+def _tstr(real, everyone, test, like):
+    look = stretch if "authors" in everyone else lambda images: images
+    films = look(test.images), test.labels
+    floor = train_on_synthetic_test_on_real(look(real.images), real.labels, *films)["accuracy"]
+    rows = []
+    for name, sets in everyone.items():
+        images = np.concatenate([sets[kind] for kind in real.classes])
+        labels = np.repeat(np.arange(len(real.classes)), [len(sets[k]) for k in real.classes])
+        scores = train_on_synthetic_test_on_real(look(images), labels, *films)
+        row = {"generator": name, "class": "macro", "reference_set": like["reference_set"][0]}
+        values = {"value": scores["accuracy"], "low": scores["low"], "high": scores["high"]}
+        rows.append({**row, "encoder": "HOG", "metric": "tstr", **values, "floor": floor})
+    return pd.DataFrame(rows)
+
+
 def _halved_scores(real, fakes, encoder, patients, draws, seed):
     # The deviation over half samples is the standard error on the whole (delete-half jackknife);
     # drawing with replacement repeats films, which FID and neighbours mistake for mode collapse.

@@ -1,0 +1,104 @@
+"""Classifiers of the honest evaluation: fitted for a number of steps, averaged, flipped at test."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kerasgan.augment import ClassicAugmentation
+from kerasgan.films import to_float
+from kerasgan.networks import build_classifier, build_resnet
+
+CLASSIFIERS = {"cnn": build_classifier, "resnet": build_resnet}
+
+
+def fit_steps(name, phases, n_classes, steps=600, batch_size=64, classic=True, seed=0):
+    """Fits a classifier for a fixed number of gradient steps; nothing is chosen on the way.
+
+    `"cnn"`: the study's network and optimizer (SGD, momentum 0.9, rate 0.01). `"resnet"`: a small
+    residual network with AdamW on a cosine rate, label smoothing 0.1, mixup (Zhang et al. 2018)
+    and averaged weights.
+
+    Args:
+        name: Name in `CLASSIFIERS`.
+        phases: Sequence of (share of the steps, uint8 images, int labels); batches are drawn with
+            replacement, a function of (seed, step).
+        n_classes: Number of classes.
+        steps: Gradient steps in all.
+        batch_size: Images a step.
+        classic: `True` augments every batch by `ClassicAugmentation`.
+        seed: Integer seed of the weights, the batches and the augmentation.
+
+    Returns:
+        The fitted model, images -> logits.
+
+    Raises:
+        ValueError: If the name is unknown or a phase has no images.
+    """
+    if name not in CLASSIFIERS:
+        raise ValueError(f"classifier must be one of {list(CLASSIFIERS)}. Received: {name!r}")
+    if any(not len(labels) for _, _, labels in phases):
+        raise ValueError("an arm has no images to learn from")
+    keras.utils.set_random_seed(seed)
+    model = CLASSIFIERS[name](phases[0][1].shape[1], n_classes)
+    modern = name != "cnn"
+    if modern:
+        rate = keras.optimizers.schedules.CosineDecay(2e-3, steps, alpha=0.01)
+        optimizer = keras.optimizers.AdamW(rate, weight_decay=0.02, use_ema=True, ema_momentum=0.99)
+    else:
+        optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
+    loss = keras.losses.CategoricalCrossentropy(True, label_smoothing=0.1 if modern else 0.0)
+    optimizer.build(model.trainable_variables)
+    step = _step(model, optimizer, loss, n_classes, classic, 0.2 if modern else 0.0, seed)
+    done = 0
+    for share, images, labels in phases:
+        images, labels = tf.constant(images), tf.constant(labels, tf.int32)
+        until = min(steps, done + round(share * steps))
+        for number in range(done, until):
+            step(images, labels, batch_size, tf.constant(number))
+        done = until
+    if modern:
+        optimizer.finalize_variable_values(model.trainable_variables)
+    return model
+
+
+def _step(model, optimizer, loss, n_classes, classic, mixup, seed):
+    augment = ClassicAugmentation()
+
+    @tf.function(reduce_retracing=True)
+    def step(images, labels, batch_size, number):
+        key = tf.stack([tf.constant(seed), number])
+        chosen = tf.random.stateless_uniform((batch_size,), key, 0, tf.shape(labels)[0], tf.int32)
+        x = tf.cast(tf.gather(images, chosen), tf.float32) / 127.5 - 1
+        y = tf.one_hot(tf.gather(labels, chosen), n_classes)
+        if classic:
+            x = augment(x, seed=tf.random.fold_in(key, 1))
+        if mixup:
+            # Beta(a, a) from two gammas; the partner of an image is its mirror in the batch.
+            gammas = tf.random.stateless_gamma((2, batch_size), tf.random.fold_in(key, 2), mixup)
+            share = gammas[0] / (gammas[0] + gammas[1] + 1e-9)
+            share = tf.maximum(share, 1 - share)[:, None]
+            x = x * share[..., None, None] + x[::-1] * (1 - share[..., None, None])
+            y = y * share + y[::-1] * (1 - share)
+        with tf.GradientTape() as tape:
+            value = loss(y, model(x, training=True))
+        variables = model.trainable_variables
+        optimizer.apply(tape.gradient(value, variables), variables)
+        return value
+
+    return step
+
+
+def predict_mean(model, images, flips=True):
+    """Predicts class probabilities in inference mode, averaged over the image and its mirror.
+
+    Args:
+        model: Classifier, float32 images -> logits.
+        images: uint8 (n, h, w, 1).
+        flips: `False` looks at the image alone.
+
+    Returns:
+        float32 (n, k), rows summing to 1.
+    """
+    views = [images, images[:, :, ::-1]] if flips else [images]
+    logits = [model.predict(to_float(view), batch_size=256, verbose=0) for view in views]
+    return np.mean([tf.nn.softmax(each).numpy() for each in logits], axis=0)

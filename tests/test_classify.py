@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+
+from kerasgan.classify import CLASSIFIERS, fit_steps, predict_mean
+from kerasgan.networks import build_resnet
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_each_classifier_learns_what_is_easy(films16, name):
+    train, test = films16.split("train"), films16.split("test")
+    model = fit_steps(name, [(1.0, train.images, train.labels)], 4, 120, 16, classic=False)
+    chances = predict_mean(model, test.images)
+    np.testing.assert_allclose(chances.sum(1), 1, rtol=1e-5)
+    assert (chances.argmax(1) == test.labels).mean() >= 0.75
+
+
+def test_a_fit_is_a_function_of_its_seed(films16):
+    def chances(seed):
+        model = fit_steps("resnet", [(1.0, films16.images, films16.labels)], 4, 4, 8, True, seed)
+        return predict_mean(model, films16.images)
+
+    np.testing.assert_array_equal(chances(1), chances(1))
+    assert np.abs(chances(1) - chances(2)).max() > 1e-3
+
+
+def test_phases_follow_each_other(films16):
+    """Pretraining on wrong labels leaves traces; the second phase has the last word."""
+    wrong = (films16.labels + 1) % 4
+    phases = [(0.2, films16.images, wrong), (0.8, films16.images, films16.labels)]
+    model = fit_steps("cnn", phases, 4, 150, 16, classic=False)
+    right = (predict_mean(model, films16.images).argmax(1) == films16.labels).mean()
+    assert right > 0.6
+
+
+def test_flipped_views_are_averaged(films16):
+    model = build_resnet(16)
+    once = predict_mean(model, films16.images[:5])
+    mirrored = predict_mean(model, films16.images[:5, :, ::-1])
+    np.testing.assert_allclose(once, mirrored, atol=1e-5)
+
+
+def test_the_small_network_is_small():
+    assert build_resnet(64, 4).count_params() < 250_000
+
+
+def test_bad_arguments_are_named(films16):
+    with pytest.raises(ValueError, match="'vit'"):
+        fit_steps("vit", [(1.0, films16.images, films16.labels)], 4)
+    with pytest.raises(ValueError, match="no images"):
+        fit_steps("cnn", [(1.0, films16.images[:0], films16.labels[:0])], 4)
