@@ -353,22 +353,19 @@ def contrasts(scores, n_train, n_test, control=PRIMARY[1], metrics=None):
     """
     metrics = metrics or ("sensitivity", "specificity", "auc_bac_vir", "accuracy")
     macro = scores[(scores["class"] == "macro") & scores["metric"].isin(metrics)]
-    folds = macro.groupby(["classifier", "metric", "arm", "kind", "repeat", "fold"])["value"].mean()
+    kinds = macro.drop_duplicates("arm").set_index("arm")["kind"]
     rows = []
-    for (classifier, metric), own in folds.groupby(["classifier", "metric"]):
-        own = own.droplevel(["classifier", "metric"])
-        if control not in own.index.get_level_values("arm"):
+    for (classifier, metric), own in macro.groupby(["classifier", "metric"]):
+        folds = own.pivot_table("value", ["repeat", "fold"], "arm")  # the mean over seeds
+        if control not in folds:
             continue
-        base = own.xs(control, level="arm").droplevel("kind")
-        for (arm, kind), values in own.groupby(["arm", "kind"]):
-            paired = (values.droplevel(["arm", "kind"]) - base).dropna()
-            if arm == control or len(paired) < 2:
+        for arm in folds.columns.drop(control):
+            paired = (folds[arm] - folds[control]).dropna()
+            if len(paired) < 2:
                 continue
-            mean, low, high, p = corrected_t_test(paired, n_train, n_test)
+            test = corrected_t_test(paired, n_train, n_test)
             primary = (arm, control, metric) == (*PRIMARY, "sensitivity")
-            rows.append(
-                (arm, kind, control, classifier, metric, mean, low, high, p, len(paired), primary)
-            )
+            rows.append((arm, kinds[arm], control, classifier, metric, *test, len(paired), primary))
     columns = ["arm", "kind", "control", "classifier", "metric", "difference", "low", "high", "p"]
     table = pd.DataFrame(rows, columns=[*columns, "n", "primary"])
     secondary = ~table["primary"].astype(bool)

@@ -404,6 +404,62 @@ def plot_class_scores(comparison, metrics=("sensitivity", "specificity"), note="
     return figure
 
 
+def plot_contrasts(table, metric="sensitivity", note=""):
+    """Plots paired differences from the control with their 95 % intervals: a forest plot.
+
+    Args:
+        table: DataFrame of `crossval.contrasts`.
+        metric: The macro metric shown.
+        note: A banner.
+
+    Returns:
+        The Figure.
+    """
+    rows = table[table["metric"] == metric].iloc[::-1]
+    control = rows["control"].iloc[0]
+    figure, axes = _figure(0.9 + 0.32 * len(rows), note)
+    axis = axes[0, 0]
+    for y, row in enumerate(rows.itertuples()):
+        colour = _PALETTE[1] if row.primary else _PALETTE[0]
+        axis.plot([row.low, row.high], [y, y], color=colour, lw=1.4)
+        axis.plot(row.difference, y, "D" if row.primary else "o", ms=5, color=colour)
+    names = [
+        f"{row.arm}{' (primary)' if row.primary else ''}, {row.classifier}"
+        for row in rows.itertuples()
+    ]
+    axis.set_yticks(range(len(rows)), names, fontsize=8)
+    axis.axvline(0, color="0.3", lw=0.8, ls=":")
+    axis.set_xlabel(
+        f"difference in macro {metric} from {control}, 95 % interval (n = {rows['n'].max()} folds)"
+    )
+    axis.grid(axis="y", visible=False)
+    return figure
+
+
+def plot_reliability(tables, note=""):
+    """Plots accuracy against confidence, with Wilson intervals, one panel per classifier.
+
+    Args:
+        tables: Dict from title to DataFrame of `scores.calibration_table`.
+        note: A banner.
+
+    Returns:
+        The Figure.
+    """
+    figure, axes = _figure(2.9, note, columns=max(2, len(tables)), sharey=True)
+    for axis, (title, table) in zip(axes[0], tables.items(), strict=False):
+        own = table[table["count"] > 0]
+        error = [own["accuracy"] - own["accuracy_low"], own["accuracy_high"] - own["accuracy"]]
+        axis.plot([0, 1], [0, 1], color="0.4", lw=0.8, ls=":")
+        axis.errorbar(own["confidence"], own["accuracy"], np.clip(error, 0, None), fmt="o", ms=4)
+        axis.set(xlabel="confidence", xlim=(0, 1), ylim=(0, 1.02))
+        axis.set_title(f"{title} (n = {int(own['count'].sum())})", fontsize=9)
+    axes[0, 0].set_ylabel("accuracy, 95 % interval")
+    for axis in axes[0, len(tables) :]:
+        axis.set_visible(False)
+    return figure
+
+
 def save_figure(figure, path, dpi=150):
     """Writes a figure as PNG, whole or not at all.
 

@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 
@@ -27,6 +27,7 @@ class Profile:
         passes: Passes of the study's own evaluation.
         seeds: Seeds of the classifiers, added to the run's.
         ema: Decay of the averaged generator.
+        crossval: Settings of `cross_validate` in notebook 05.
         protocol: `"patient"`, or `"reference"` for the study's own split, which shares a patient.
     """
 
@@ -46,6 +47,7 @@ class Profile:
     seeds: tuple = (0,)
     ema: float = 0.99
     protocol: str = "patient"
+    crossval: dict = field(default_factory=lambda: {"repeats": 2})
 
     @property
     def published(self):
@@ -71,6 +73,7 @@ PROFILES = {
         double_softmax=False,
         arms=("O1", "O1+C3", "O1+C3+G3"),
         passes=3,
+        crossval={"n_splits": 2, "repeats": 1, "steps": 2, "gan_steps": 2, "gan_width": 4},
     ),
     "quick": Profile(
         size=64,
@@ -86,6 +89,7 @@ PROFILES = {
         double_softmax=False,
         arms=_ALL_ARMS,
         passes=50,
+        crossval={"repeats": 1, "steps": 200, "gan_steps": 300},
     ),
     "paper": Profile(
         size=64,

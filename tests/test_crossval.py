@@ -1,3 +1,4 @@
+import gc
 import os
 import signal
 import subprocess
@@ -20,7 +21,9 @@ from kerasgan.crossval import (
 )
 from kerasgan.phantom import simulate_films
 
-TINY = {"n_splits": 3, "repeats": 1, "steps": 2, "batch_size": 4, "gan_steps": 3, "gan_width": 2}
+TINY = {"n_splits": 2, "repeats": 1, "steps": 2, "batch_size": 4, "gan_steps": 3, "gan_width": 2}
+TINY["classifiers"] = ("cnn",)
+ARMS = (CORE_ARMS[0], CORE_ARMS[3], CORE_ARMS[5])
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +34,7 @@ def films():
 @pytest.fixture(scope="module")
 def evaluated(films, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cv")
-    return cross_validate(films, CORE_ARMS, folder, seeds=(0, 1), **TINY), folder
+    return cross_validate(films, ARMS, folder, seeds=(0, 1), **TINY), folder
 
 
 def test_one_row_per_arm_fold_seed_class_and_metric(evaluated):
@@ -39,11 +42,11 @@ def test_one_row_per_arm_fold_seed_class_and_metric(evaluated):
     keys = ["arm", "classifier", "repeat", "fold", "seed", "class", "metric"]
     assert not table.duplicated(keys).any()
     fitted = table[table["kind"] != "baseline"]
-    assert set(fitted["arm"]) == {arm.name for arm in CORE_ARMS}
+    assert set(fitted["arm"]) == {arm.name for arm in ARMS}
     assert (
         fitted.groupby("arm")
         .apply(lambda x: len(x[["fold", "seed"]].drop_duplicates()))
-        .eq(6)
+        .eq(4)
         .all()
     )
     assert {"accuracy", "auc_bac_vir", "ece", "sensitivity"} <= set(table["metric"])
@@ -54,12 +57,12 @@ def test_every_film_is_predicted_once_by_models_that_saw_no_film_of_its_patient(
     one = predictions.query("arm == 'real' and seed == 0")
     assert sorted(one["filename"]) == sorted(films.index["filename"])
     assert one.groupby("patient")["fold"].nunique().eq(1).all()
-    for train, test in films.folds(3):
+    for train, test in films.folds(2):
         assert not set(train.patients) & set(test.patients)
 
 
 def test_a_folds_gan_is_trained_once(evaluated):
-    assert len(list((evaluated[1] / "gans").iterdir())) == 3
+    assert len(list((evaluated[1] / "gans").iterdir())) == 2
 
 
 def test_an_evaluation_goes_on_where_it_stopped(evaluated, films):
@@ -67,7 +70,7 @@ def test_an_evaluation_goes_on_where_it_stopped(evaluated, films):
     gone = sorted(folder.glob("repeat*/*real*.csv"))[0]
     others = {p: p.stat().st_mtime_ns for p in folder.glob("repeat*/*.csv") if p != gone}
     gone.unlink()
-    again = cross_validate(films, CORE_ARMS, folder, seeds=(0, 1), **TINY)
+    again = cross_validate(films, ARMS, folder, seeds=(0, 1), **TINY)
     pd.testing.assert_frame_equal(again, table)
     assert all(path.stat().st_mtime_ns == time for path, time in others.items())
 
@@ -115,10 +118,12 @@ def test_a_planted_effect_is_found_and_paired():
 
 
 def test_false_positives_are_rare_on_null_data():
+    gc.freeze()  # statsmodels collects garbage at every call: slow among TensorFlow's objects
     found = [
         contrasts(scores(0.0, seed=seed), 240, 60).query("primary")["p"].item() < 0.05
         for seed in range(200)
     ]
+    gc.unfreeze()
     assert np.mean(found) < 0.06
 
 
@@ -135,7 +140,8 @@ def test_a_killed_evaluation_loses_nothing(films, tmp_path, evaluated):
     code = (
         "from kerasgan.crossval import *; from kerasgan import simulate_films\n"
         "films = simulate_films(9, size=16, films_per_patient=2, test_per_class=0)\n"
-        f"cross_validate(films, CORE_ARMS, {str(tmp_path / 'cv')!r}, seeds=(0, 1), **{TINY!r})"
+        "arms = CORE_ARMS[0], CORE_ARMS[3], CORE_ARMS[5]\n"
+        f"cross_validate(films, arms, {str(tmp_path / 'cv')!r}, seeds=(0, 1), **{TINY!r})"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
@@ -143,7 +149,7 @@ def test_a_killed_evaluation_loses_nothing(films, tmp_path, evaluated):
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    table = cross_validate(films, CORE_ARMS, tmp_path / "cv", seeds=(0, 1), **TINY)
+    table = cross_validate(films, ARMS, tmp_path / "cv", seeds=(0, 1), **TINY)
     pd.testing.assert_frame_equal(table, evaluated[0])
 
 
@@ -151,6 +157,6 @@ def test_the_evaluation_runs_on_a_dask_cluster(films, tmp_path):
     distributed = pytest.importorskip("dask.distributed")
     with distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None) as cluster:
         table = cross_validate(
-            films, CORE_ARMS[:1], tmp_path, scheduler=cluster.scheduler_address, **TINY
+            films, ARMS[:1], tmp_path, scheduler=cluster.scheduler_address, **TINY
         )
-    assert set(table["fold"]) == {0, 1, 2}
+    assert set(table["fold"]) == {0, 1}
