@@ -51,6 +51,14 @@ def _parser():
     audit = _command(commands, "audit", _audit, "look for leaks, duplicates and confounds")
     audit.add_argument("data", help="collection or folder of class folders")
 
+    train = _command(commands, "train", _train, "train the best GAN found and save its generators")
+    train.add_argument("data", help="collection or folder of class folders; test films stay out")
+    train.add_argument("folder", help="where the checkpoint and best-<class>/ go")
+    train.add_argument("--size", type=int, default=64)
+    train.add_argument("--width", type=int, default=32)
+    train.add_argument("--steps", type=int, default=12_000, help="batches of 32, default 12000")
+    train.add_argument("--seed", type=int, default=0)
+
     synthesise = _command(commands, "synthesise", _synthesise, "draw images from a saved generator")
     synthesise.add_argument("model", help="folder of a saved generator")
     synthesise.add_argument("folder", help="where the images go")
@@ -174,6 +182,24 @@ def _audit(arguments):
     from kerasgan.sources import load_films
 
     print(audit(load_films(arguments.data)))
+
+
+def _train(arguments):
+    from kerasgan.networks import one_class
+    from kerasgan.sources import load_films
+    from kerasgan.store import save_generator
+    from kerasgan.training import best_gan, fit_gan
+
+    films = load_films(arguments.data, size=arguments.size)
+    train = films.split("train").without_patients(set(films.split("test").patients))
+    epochs = -(-arguments.steps // -(-len(train) // 32))
+    classes, steps, folder = len(train.classes), arguments.steps, Path(arguments.folder)
+    gan = best_gan(arguments.size, arguments.width, classes, steps, arguments.seed)
+    fit_gan(gan, train, epochs, folder)
+    for label, name in enumerate(train.classes):
+        facts = {"kind": "best", "seed": arguments.seed, "epochs": epochs, "steps": steps}
+        own = one_class(gan.averaged, label)
+        print(save_generator(own, folder / f"best-{name}", train.only(name), **facts))
 
 
 def _synthesise(arguments):

@@ -82,6 +82,42 @@ def build_generator(size=64, latent=100, width=64, n_classes=None):
     return keras.Model(inputs if n_classes else inputs[0], x, name="dcgan_generator")
 
 
+def one_class(generator, label):
+    """Makes an unconditional generator of one class from a conditional one of `build_generator`.
+
+    The class's embedding becomes the bias of a first dense layer, so the images stay the same to
+    rounding, and the layer of the other classes is left out.
+
+    Args:
+        generator: Conditional generator of `build_generator`.
+        label: The class, from 0.
+
+    Returns:
+        A functional model with weights of its own, (n, latent) -> float32 (n, size, size, 1).
+
+    Raises:
+        ValueError: If the generator has no such class.
+    """
+    embedding = next((x for x in generator.layers if isinstance(x, layers.Embedding)), None)
+    if embedding is None or not 0 <= label < embedding.input_dim:
+        raise ValueError(f"{generator.name} has no class {label!r} of its own")
+    copy = keras.models.clone_model(generator)
+    copy.set_weights(generator.get_weights())
+    first = next(x for x in copy.layers if isinstance(x, layers.Conv2DTranspose))
+    latent = generator.inputs[0].shape[-1]
+    kernel = first.kernel.numpy()  # (4, 4, channels, latent and embedding)
+    side, _, channels, _ = kernel.shape
+    flat = kernel.reshape(side * side * channels, -1).T
+    noise = layers.Input((latent,), name="latent")
+    dense = layers.Dense(side * side * channels)
+    x = dense(noise)
+    dense.set_weights([flat[:latent], embedding.get_weights()[0][label] @ flat[latent:]])
+    x = layers.Reshape((side, side, channels))(x)
+    for layer in copy.layers[copy.layers.index(first) + 1 :]:
+        x = layer(x)
+    return keras.Model(noise, x, name="dcgan_generator")
+
+
 def build_discriminator(size=64, width=64, n_classes=None, norm="batch"):
     """Builds the DCGAN discriminator: strided 4 x 4 convolutions and LeakyReLU, one logit out.
 

@@ -6,6 +6,7 @@ import pytest
 
 from kerasgan import networks, store
 from kerasgan.__main__ import main
+from kerasgan.films import save_films
 from kerasgan.sources import load_films
 
 
@@ -91,3 +92,17 @@ def test_errors_are_one_line_that_names_the_remedy(words, message, capsys, tmp_p
     error = capsys.readouterr().err
     assert error.startswith("kerasgan: ") and message in error and error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_train_saves_a_generator_per_class_without_the_test_patients(films16, tmp_path, capsys):
+    save_films(films16, tmp_path / "films")
+    folder = tmp_path / "out"
+    command = ["train", str(tmp_path / "films"), str(folder), "--size", "16", "--width", "2"]
+    assert main([*command, "--steps", "2"]) == 0
+    test = set(films16.split("test").patients)
+    for name in films16.classes:
+        assert store.load_model(folder / f"best-{name}").output_shape == (None, 16, 16, 1)
+        card = store.read_card(folder / f"best-{name}")
+        assert card["classes"] == [name] and not test & set(card["data"]["patients"])
+    assert main([*command, "--steps", "2"]) == 0, "finished: read back"
+    assert "best-covid" in capsys.readouterr().out

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from kerasgan.networks import build_classifier, build_discriminator, build_generator
+from kerasgan.networks import build_classifier, build_discriminator, build_generator, one_class
 
 
 def trainable(model):
@@ -76,3 +76,17 @@ def test_conditional_networks_read_the_class(norm):
 def test_bad_arguments_are_named(build, options, message):
     with pytest.raises(ValueError, match=message):
         build(**options)
+
+
+def test_one_class_draws_what_the_conditional_generator_draws_of_it():
+    generator = build_generator(16, latent=6, width=4, n_classes=3)
+    own, latent = one_class(generator, 2), np.random.default_rng(0).normal(size=(5, 6))
+    expected = generator([latent, np.full(5, 2)], training=False)
+    np.testing.assert_allclose(own(latent, training=False), expected, atol=1e-6)
+    generator.set_weights([weight * 0 for weight in generator.get_weights()])
+    assert np.abs(own(latent, training=False)).max() > 0, "weights of its own"
+    for label in (3, -1):
+        with pytest.raises(ValueError, match="no class"):
+            one_class(generator, label)
+    with pytest.raises(ValueError, match="no class"):
+        one_class(build_generator(16, 6, 4), 0)
