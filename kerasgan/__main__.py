@@ -51,7 +51,7 @@ def _parser():
     audit = _command(commands, "audit", _audit, "look for leaks, duplicates and confounds")
     audit.add_argument("data", help="collection or folder of class folders")
 
-    train = _command(commands, "train", _train, "train the best GAN found and save its generators")
+    train = _command(commands, "train", _train, "train and save generators and a classifier")
     train.add_argument("data", help="collection or folder of class folders; test films stay out")
     train.add_argument("folder", help="where the checkpoint and best-<class>/ go")
     train.add_argument("--size", type=int, default=64)
@@ -67,10 +67,15 @@ def _parser():
 
     quality = _command(commands, "quality", _quality, "measure generated images beside real ones")
     quality.add_argument("real", help="collection or folder of real films, the training side")
-    quality.add_argument("fake", nargs="+", help="folders of class folders, or .npz by class")
+    quality.add_argument(
+        "fake",
+        nargs="+",
+        help="folders of class folders, .npz by class, or saved_models/best for the models best-*",
+    )
     quality.add_argument("--authors", help=".npz of published samples by class, to compare with")
     quality.add_argument("--encoder", help="hog, an ImageNet architecture, or a .keras file")
-    quality.add_argument("--out", help="CSV file for the table")
+    quality.add_argument("--out", help="CSV file for the table; a figure is put beside it")
+    quality.add_argument("--cards", action="store_true", help="write scores to the models' cards")
 
     compare = _command(commands, "compare", _compare, "cross-validate the arms by patient")
     compare.add_argument("data", nargs="?", default="auto", help="collection or folder")
@@ -194,12 +199,28 @@ def _train(arguments):
     train = films.split("train").without_patients(set(films.split("test").patients))
     epochs = -(-arguments.steps // -(-len(train) // 32))
     classes, steps, folder = len(train.classes), arguments.steps, Path(arguments.folder)
-    gan = best_gan(arguments.size, arguments.width, classes, steps, arguments.seed)
+    gan = best_gan(arguments.size, arguments.width, classes, steps, seed=arguments.seed)
     fit_gan(gan, train, epochs, folder)
+    facts = {"seed": arguments.seed, "command": f"kerasgan train --steps {steps}"}
     for label, name in enumerate(train.classes):
-        facts = {"kind": "best", "seed": arguments.seed, "epochs": epochs, "steps": steps}
-        own = one_class(gan.averaged, label)
-        print(save_generator(own, folder / f"best-{name}", train.only(name), **facts))
+        own, kind = one_class(gan.averaged, label), {"kind": "best", "epochs": epochs}
+        print(save_generator(own, folder / f"best-{name}", train.only(name), **kind, **facts))
+    _train_classifier(train, min(steps, 600), folder, facts)
+
+
+def _train_classifier(train, steps, folder, facts):
+    """A classifier of the training films, and an encoder: the classifier less its last layers."""
+    import keras
+
+    from kerasgan.classify import fit_steps
+    from kerasgan.store import save_classifier
+
+    phases = [(1.0, train.images, train.labels)]
+    model = fit_steps("resnet", phases, len(train.classes), steps, 64, seed=facts["seed"])
+    facts |= {"trained": f"resnet, {steps} steps of 64, classic augmentation, real films alone"}
+    print(save_classifier(model, folder / "classifier-classic", train, **facts))
+    encoder = keras.Model(model.input, model.layers[-3].output, name="domain_encoder")
+    print(save_classifier(encoder, folder / "encoder", train, "encoder", **facts))
 
 
 def _synthesise(arguments):
@@ -219,7 +240,7 @@ def _synthesise(arguments):
 
 
 def _quality(arguments):
-    from kerasgan import quality
+    from kerasgan import plots, quality
     from kerasgan.sources import load_films
 
     films = load_films(arguments.real)
@@ -235,6 +256,10 @@ def _quality(arguments):
         from kerasgan.runs import write_text
 
         write_text(arguments.out, table.to_csv(index=False))
+        figure = plots.plot_quality(table)
+        plots.save_figure(figure, Path(arguments.out).with_suffix(".png"))
+    if arguments.cards:
+        _add_scores(arguments.fake, table)
     print(table.round(3).to_string(index=False))
 
 
@@ -248,14 +273,27 @@ def _encoder(name):
     return Encoder.keras(name) if name.endswith(".keras") else Encoder.imagenet(name)
 
 
+def _add_scores(paths, table):
+    from kerasgan.store import add_scores
+
+    for path in map(Path, paths):
+        for kind, own in table[table["generator"] == path.stem].groupby("class"):
+            if (folder := path.with_name(f"{path.name}-{kind}")).is_dir():
+                add_scores(folder, own)
+
+
 def _samples(path, classes):
-    """Images by class, from a collection or from an .npz file."""
+    """Images by class: of saved models, of a collection, or of an .npz file."""
     import zipfile
 
     import numpy as np
 
+    from kerasgan.gan import draw
     from kerasgan.sources import load_films
+    from kerasgan.store import load_model
 
+    if all(Path(f"{path}-{name}").is_dir() for name in classes):
+        return {name: draw(load_model(f"{path}-{name}"), 1000, seed=1) for name in classes}
     if not str(path).endswith(".npz"):
         films = load_films(path)
         return {name: films.only(name).images for name in films.classes}

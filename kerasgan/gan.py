@@ -19,7 +19,9 @@ class GAN(keras.Model):
 
     Args:
         generator: Model (latent (n, k)[, class (n,)]) -> float32 (n, h, w, 1) in [-1, 1].
-        discriminator: Model (image (n, h, w, 1)[, class (n,)]) -> logits (n, 1).
+        discriminator: Model (image (n, h, w, 1)[, class (n,)]) -> logits (n, 1); or, of an ACGAN
+            (Odena et al. 2017), image -> logits (n, 1) and class logits (n, k): both networks then
+            also learn to make the class recognisable.
         augment: `None`, or a layer called as `augment(images, seed=...)` on all the discriminator
             sees, such as `DiffAugment()`.
         ema: Decay of the average, in [0, 1); 0 keeps it equal to the generator.
@@ -57,7 +59,8 @@ class GAN(keras.Model):
                 "generator and discriminator must agree on the image shape. Received: "
                 f"{generator.output_shape[1:]} and {_first(discriminator.input_shape)[1:]}"
             )
-        if len(generator.inputs) != len(discriminator.inputs):
+        self.auxiliary = len(discriminator.outputs) > 1
+        if len(generator.inputs) != len(discriminator.inputs) + self.auxiliary:
             raise ValueError(
                 "generator and discriminator must both be conditional, or neither. Received: "
                 f"{len(generator.inputs)} and {len(discriminator.inputs)} inputs"
@@ -125,19 +128,20 @@ class GAN(keras.Model):
             fake = self.generator(self._inputs(latent, labels), training=True)
 
             with tf.GradientTape() as d_tape:
-                real_logits = self._judge(real, labels, tf.random.fold_in(seed, 1))
-                fake_logits = self._judge(
+                real_logits, real_class = self._judge(real, labels, tf.random.fold_in(seed, 1))
+                fake_logits, fake_class = self._judge(
                     tf.stop_gradient(fake), labels, tf.random.fold_in(seed, 2)
                 )
                 _, d_loss = self.gan_loss(real_logits, fake_logits)
-                total = d_loss + self._penalty(real, fake, labels, step)
+                total = d_loss + real_class + fake_class + self._penalty(real, fake, labels, step)
             variables = self.discriminator.trainable_variables
             self.discriminator_optimizer.apply(d_tape.gradient(total, variables), variables)
 
-            again = self._judge(fake, labels, tf.random.fold_in(seed, 2))
+            again, again_class = self._judge(fake, labels, tf.random.fold_in(seed, 2))
             g_loss, _ = self.gan_loss(tf.stop_gradient(real_logits), again)
+            total = g_loss + again_class
         variables = self.generator.trainable_variables
-        self.generator_optimizer.apply(g_tape.gradient(g_loss, variables), variables)
+        self.generator_optimizer.apply(g_tape.gradient(total, variables), variables)
         self._average(step)
         return self._track(g_loss, d_loss, real_logits, fake_logits)
 
@@ -146,7 +150,7 @@ class GAN(keras.Model):
         real, labels = self._unpack(data)
         latent = tf.random.stateless_normal((tf.shape(real)[0], self.latent), (self.seed, -1))
         fake = self.averaged(self._inputs(latent, labels), training=False)
-        logits = [self.discriminator(self._inputs(x, labels), training=False) for x in (real, fake)]
+        logits = [self._verdict(images, labels, training=False)[0] for images in (real, fake)]
         return self._track(*self.gan_loss(*logits), *logits)
 
     def generate(self, count, labels=None, seed=0, batch_size=256):
@@ -180,7 +184,15 @@ class GAN(keras.Model):
         if self.augment is not None:
             images = self.augment(images, seed=seed)
         # Real and generated go in apart: BatchNorm over a mixed batch would leak which is which.
-        return self.discriminator(self._inputs(images, labels), training=True)
+        return self._verdict(images, labels)
+
+    def _verdict(self, images, labels, training=True):
+        """Logits, and the loss of the classes where the discriminator names them."""
+        if not self.auxiliary:
+            return self.discriminator(self._inputs(images, labels), training=training), 0.0
+        logits, classes = self.discriminator(images, training=training)
+        loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, classes)
+        return logits, tf.reduce_mean(loss)
 
     def _penalty(self, real, fake, labels, step):
         """Squared gradient norms of the logits, every `penalty_every` steps."""
@@ -193,8 +205,7 @@ class GAN(keras.Model):
             images = tf.identity(images)  # a tensor of this branch, which a tape can watch
             with tf.GradientTape() as tape:
                 tape.watch(images)
-                logits = self.discriminator(self._inputs(images, labels), training=True)
-                total = tf.reduce_sum(logits)
+                total = tf.reduce_sum(self._verdict(images, labels)[0])
             gradient = tape.gradient(total, images)
             squared = tf.reduce_sum(tf.square(gradient), axis=(1, 2, 3))
             return weight / 2 * self.penalty_every * tf.reduce_mean(squared)

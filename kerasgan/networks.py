@@ -118,7 +118,7 @@ def one_class(generator, label):
     return keras.Model(noise, x, name="dcgan_generator")
 
 
-def build_discriminator(size=64, width=64, n_classes=None, norm="batch"):
+def build_discriminator(size=64, width=64, n_classes=None, norm="batch", head="projection"):
     """Builds the DCGAN discriminator: strided 4 x 4 convolutions and LeakyReLU, one logit out.
 
     The reference study's sigmoid belongs to the loss here (see `kerasgan.losses`).
@@ -128,11 +128,14 @@ def build_discriminator(size=64, width=64, n_classes=None, norm="batch"):
         width: Channels of the first layer; they double up to 8 times as many.
         n_classes: `None`, or the number of classes of a conditional GAN: the model then takes the
             class, int32 (n,), as a second input and judges by projection (Miyato and Koyama).
+            With `head="auxiliary"` it takes images alone and names their class itself (ACGAN).
         norm: `"batch"` (the reference: BatchNorm except first and last), `"spectral"`
             (Miyato et al. 2018, every layer) or `"none"`.
+        head: Of a conditional GAN: `"projection"` or `"auxiliary"`.
 
     Returns:
-        A functional model, float32 (n, size, size, 1) in [-1, 1][, (n,)] -> logits (n, 1).
+        A functional model, float32 (n, size, size, 1) in [-1, 1][, (n,)] -> logits (n, 1), and of
+        an auxiliary head class logits (n, n_classes).
 
     Raises:
         ValueError: If an argument is out of range.
@@ -144,12 +147,15 @@ def build_discriminator(size=64, width=64, n_classes=None, norm="batch"):
     Reference:
         Radford et al. (2016), arXiv 1511.06434; Miyato and Koyama (2018), "cGANs with projection
         discriminator", arXiv 1802.05637; Miyato et al. (2018), "Spectral normalization for
-        generative adversarial networks", arXiv 1802.05957.
+        generative adversarial networks", arXiv 1802.05957; Odena, Olah and Shlens (2017),
+        "Conditional image synthesis with auxiliary classifier GANs", arXiv 1610.09585.
     """
     levels = _levels(size)
     _positive(width=width)
     if norm not in ("batch", "spectral", "none"):
         raise ValueError(f"norm must be 'batch', 'spectral' or 'none'. Received: norm={norm!r}")
+    if head not in ("projection", "auxiliary"):
+        raise ValueError(f"head must be 'projection' or 'auxiliary'. Received: head={head!r}")
 
     def linear(layer):
         return layers.SpectralNormalization(layer) if norm == "spectral" else layer
@@ -173,9 +179,12 @@ def build_discriminator(size=64, width=64, n_classes=None, norm="batch"):
         )(x)
         return keras.Model(image, layers.Flatten()(score), name="dcgan_discriminator")
     _positive(n_classes=n_classes)
-    label = layers.Input((), dtype="int32", name="class")
-    features = layers.Flatten()(linear(layers.Conv2D(channels, 4))(x))
+    features = linear(layers.Dense(channels))(layers.Flatten()(x))
     features = layers.LeakyReLU(negative_slope=0.2)(features)
+    if head == "auxiliary":
+        outputs = [linear(layers.Dense(units))(features) for units in (1, n_classes)]
+        return keras.Model(image, outputs, name="acgan_discriminator")
+    label = layers.Input((), dtype="int32", name="class")
     projection = layers.Dot(1)([features, layers.Embedding(n_classes, channels)(label)])
     score = layers.Add()([linear(layers.Dense(1))(features), projection])
     return keras.Model([image, label], score, name="projection_discriminator")

@@ -404,6 +404,44 @@ def plot_class_scores(comparison, metrics=("sensitivity", "specificity"), note="
     return figure
 
 
+def plot_quality(table, metrics=("kid", "fid", "density", "coverage", "detectability"), note=""):
+    """Plots quality scores with their intervals, a panel per metric; a tick marks the floor.
+
+    Args:
+        table: DataFrame of `quality.compare_films`.
+        metrics: The metrics shown, all of which the table holds.
+        note: A banner.
+
+    Returns:
+        The Figure.
+    """
+    better = {"kid": "lower", "fid": "lower", "detectability": "lower"}
+    classes = [kind for kind in table["class"].unique() if kind != "macro"]
+    generators = sorted(table["generator"].unique(), key=lambda name: name != "authors")
+    figure, axes = _figure(0.9 + 0.5 * len(classes), note, columns=len(metrics), sharey=True)
+    for axis, metric in zip(axes[0], metrics, strict=True):
+        for place, generator in enumerate(generators):
+            own = table.query("metric == @metric and generator == @generator").set_index("class")
+            own, y = own.loc[classes], np.arange(len(classes)) + 0.22 * (place + 0.5)
+            y -= 0.11 * len(generators)
+            error = [own["value"] - own["low"], own["high"] - own["value"]]
+            style = {"fmt": "os^Dv"[place % 5], "color": _PALETTE[place or 7], "label": generator}
+            axis.errorbar(own["value"], y, xerr=np.clip(error, 0, None), ms=4, **style)
+            axis.plot(own["floor"], np.arange(len(classes)), "k|", ms=14, mew=1.2)
+        axis.set_title(f"{metric}\n({better.get(metric, 'higher')} is better)", fontsize=8)
+        axis.tick_params(labelsize=7)
+        axis.grid(axis="y", visible=False)
+    axes[0, 0].set_yticks(range(len(classes)), [class_label(kind) for kind in classes], fontsize=8)
+    axes[0, 0].invert_yaxis()
+    handles = axes[0, 0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper right", ncols=len(generators), fontsize=7)
+    encoder = table.loc[table["metric"] == metrics[0], "encoder"].iloc[0]
+    figure.supxlabel(
+        f"mean and 95 % interval; features: {encoder}; black tick: real against real", fontsize=8
+    )
+    return figure
+
+
 def plot_contrasts(table, metric="sensitivity", note=""):
     """Plots paired differences from the control with their 95 % intervals: a forest plot.
 

@@ -50,13 +50,14 @@ def save_generator(generator, folder, trained_on, **facts):
     return _save(generator, "generator", folder, trained_on, facts, images)
 
 
-def save_classifier(classifier, folder, trained_on, **facts):
-    """Saves a classifier with its card, replacing what was there.
+def save_classifier(classifier, folder, trained_on, role="classifier", **facts):
+    """Saves a classifier, or an encoder made of one, with its card, replacing what was there.
 
     Args:
-        classifier: Model float32 (n, h, w, 1) in [-1, 1] -> logits (n, classes).
+        classifier: Model float32 (n, h, w, 1) in [-1, 1] -> logits (n, classes), or features.
         folder: Folder `classifier-<arm>`, made if missing.
         trained_on: The real `Films` it was trained on.
+        role: `"classifier"` or `"encoder"`, the name of the file.
         **facts: Further entries of the card, such as `seed`, `arm`, `scores`.
 
     Returns:
@@ -65,7 +66,24 @@ def save_classifier(classifier, folder, trained_on, **facts):
     Raises:
         OSError: If the folder cannot be written; nothing half-written is left.
     """
-    return _save(classifier, "classifier", folder, trained_on, facts)
+    return _save(classifier, role, folder, trained_on, facts)
+
+
+def add_scores(folder, table):
+    """Puts scores on the card of a saved model.
+
+    Args:
+        folder: Folder of the model.
+        table: DataFrame of the model's scores, of `kerasgan.quality.compare_sets`.
+
+    Raises:
+        FileNotFoundError: If there is no card.
+    """
+    card = read_card(folder)
+    columns = ["metric", "value", "low", "high", "floor", "authors", "reference_set", "encoder"]
+    rows = json.loads(table[columns].round(4).to_json(orient="records"))
+    card["scores"] = {row.pop("metric"): row for row in rows}
+    _write(Path(folder) / "card.json", (json.dumps(card, indent=2) + "\n").encode())
 
 
 def _save(model, role, folder, trained_on, facts, images=None):

@@ -44,7 +44,7 @@ def reference_gan(size=64, width=64, learning_rates=(2e-3, 2e-4), augment=None, 
     return gan
 
 
-def best_gan(size=64, width=32, n_classes=4, steps=6000, seed=0):
+def best_gan(size=64, width=32, n_classes=4, steps=6000, head="projection", seed=0):
     """Builds and compiles the best GAN found for a few dozen films a class (results/RESULTS.md).
 
     One class-conditional DCGAN for all classes, a projection discriminator with BatchNorm, both
@@ -55,6 +55,7 @@ def best_gan(size=64, width=32, n_classes=4, steps=6000, seed=0):
         width: Width of both networks.
         n_classes: Number of classes, >= 1.
         steps: Steps over which the rates fall, the training's length.
+        head: `"projection"`, or `"auxiliary"` for an ACGAN.
         seed: Integer seed of the initial weights, the noise and the augmentation.
 
     Returns:
@@ -70,7 +71,7 @@ def best_gan(size=64, width=32, n_classes=4, steps=6000, seed=0):
     keras.utils.set_random_seed(seed)
     gan = GAN(
         build_generator(size, width=width, n_classes=n_classes),
-        build_discriminator(size, width, n_classes),
+        build_discriminator(size, width, n_classes, head=head),
         augment=DiffAugment(),
         ema=0.999,
         seed=seed,
@@ -140,13 +141,14 @@ def read_sample_grids(folder):
     return {int(path.stem.split("-")[1]): read_film(path) for path in paths}
 
 
-def latent_walk(generator, steps=10, seed=0):
+def latent_walk(generator, steps=10, label=None, seed=0):
     """Draws images along the great circle between two random latents.
 
     Args:
-        generator: Unconditional generator, latent (n, k) -> images.
+        generator: Generator, latent (n, k)[, class (n,)] -> images.
         steps: Images of the walk, >= 2.
-        seed: Integer seed of both ends.
+        label: The class drawn by a conditional generator.
+        seed: Integer seed of both ends: equal seeds walk equally, whatever the generator.
 
     Returns:
         uint8 (steps, h, w, 1).
@@ -154,11 +156,15 @@ def latent_walk(generator, steps=10, seed=0):
     Reference:
         White (2016), "Sampling generative networks", arXiv 1609.04468.
     """
-    start, end = np.random.default_rng(seed).standard_normal((2, generator.input_shape[-1]))
+    latent = generator.inputs[0].shape[-1]
+    start, end = np.random.default_rng(seed).standard_normal((2, latent))
     cosine = start @ end / (np.linalg.norm(start) * np.linalg.norm(end))
     angle, way = np.arccos(cosine), np.linspace(0, 1, steps)[:, None]
     latents = (np.sin((1 - way) * angle) * start + np.sin(way * angle) * end) / np.sin(angle)
-    return to_uint8(generator(latents.astype("float32"), training=False).numpy())
+    inputs = latents.astype("float32")
+    if label is not None:
+        inputs = [inputs, np.full(steps, label, np.int32)]
+    return to_uint8(generator(inputs, training=False).numpy())
 
 
 class Progress(keras.callbacks.Callback):

@@ -128,6 +128,36 @@ def test_a_conditional_gan_draws_the_class_it_is_asked_for(films16):
     assert means[3] - means[0] > 60
 
 
+def test_an_acgan_learns_to_name_the_class_of_films_and_samples(films16):
+    keras.utils.set_random_seed(0)
+    discriminator = build_discriminator(16, 4, n_classes=4, head="auxiliary")
+    gan = GAN(build_generator(16, 8, 4, 4), discriminator)
+    gan.compile(keras.optimizers.Adam(3e-3, 0.5), keras.optimizers.Adam(3e-3, 0.5))
+    gan.fit(films16.batches(16, labels=True), epochs=60, verbose=0)
+    _, named = discriminator(films16.images / 127.5 - 1, training=False)
+    assert (np.argmax(named, 1) == films16.labels).mean() > 0.5
+    means = [gan.generate(64, labels=label).mean() for label in range(4)]
+    assert means[3] - means[0] > 60
+    with pytest.raises(ValueError, match="conditional"):
+        GAN(build_generator(16), discriminator)
+
+
+def test_augmentation_does_not_leak_into_the_samples():
+    """Films of one bright square in the middle: samples have no shifts, holes or other greys."""
+    film = np.full((1, 16, 16, 1), -0.5, np.float32)
+    film[:, 4:12, 4:12] = 0.5
+    films = tf.data.Dataset.from_tensors(np.repeat(film, 16, 0)).repeat(4)
+    keras.utils.set_random_seed(0)
+    gan = GAN(build_generator(16, 8, 8), build_discriminator(16, 8), DiffAugment(), ema=0.98)
+    gan.compile(keras.optimizers.Adam(2e-3, 0.5), keras.optimizers.Adam(2e-3, 0.5))
+    gan.fit(films, epochs=240, verbose=0)
+    samples = gan.generate(64) / 127.5 - 1
+    assert np.abs(samples.mean(0) - film[0]).mean() < 0.15
+    assert samples.std(0).mean() < 0.15, "every sample is the same film"
+    augmented = DiffAugment()(np.repeat(film, 64, 0), training=True).numpy()
+    assert augmented.std(0).mean() > 2 * samples.std(0).mean()
+
+
 def test_it_learns_where_the_films_are(films16):
     gan = small_gan(rate=3e-3, ema=0.9)
     dark = films16.only("covid")

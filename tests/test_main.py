@@ -2,11 +2,14 @@ import subprocess
 import sys
 import time
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from kerasgan import networks, store
 from kerasgan.__main__ import main
 from kerasgan.films import save_films
+from kerasgan.phantom import simulate_films
 from kerasgan.sources import load_films
 
 
@@ -68,8 +71,6 @@ def test_prepare_audit_and_models(real_or_simulated, tmp_path, capsys):
 
 @pytest.fixture
 def real_or_simulated(tmp_path):
-    from kerasgan import save_films, simulate_films
-
     save_films(simulate_films(2, size=32, test_per_class=1), tmp_path / "raw")
     return tmp_path / "raw"
 
@@ -94,15 +95,30 @@ def test_errors_are_one_line_that_names_the_remedy(words, message, capsys, tmp_p
     assert not list(tmp_path.iterdir())
 
 
-def test_train_saves_a_generator_per_class_without_the_test_patients(films16, tmp_path, capsys):
-    save_films(films16, tmp_path / "films")
+def test_train_saves_a_generator_per_class_without_the_test_patients(tmp_path, capsys):
+    films = simulate_films(16, size=16, films_per_patient=2, test_per_class=2)
+    save_films(films, tmp_path / "films")
     folder = tmp_path / "out"
     command = ["train", str(tmp_path / "films"), str(folder), "--size", "16", "--width", "2"]
     assert main([*command, "--steps", "2"]) == 0
-    test = set(films16.split("test").patients)
-    for name in films16.classes:
+    test = set(films.split("test").patients)
+    for name in films.classes:
         assert store.load_model(folder / f"best-{name}").output_shape == (None, 16, 16, 1)
         card = store.read_card(folder / f"best-{name}")
         assert card["classes"] == [name] and not test & set(card["data"]["patients"])
     assert main([*command, "--steps", "2"]) == 0, "finished: read back"
     assert "best-covid" in capsys.readouterr().out
+    assert store.load_model(folder / "classifier-classic", "classifier").output_shape == (None, 4)
+    encoder = folder / "encoder" / "encoder.keras"
+    rng = np.random.default_rng(0)
+    noise = {name: rng.integers(0, 256, (16, 16, 16)).astype("uint8") for name in films.classes}
+    np.savez(tmp_path / "noise.npz", **noise)
+    words = ["quality", str(tmp_path / "films"), str(folder / "best"), str(tmp_path / "noise.npz")]
+    words += ["--authors", str(tmp_path / "noise.npz"), "--encoder", str(encoder), "--cards"]
+    assert main([*words, "--out", str(tmp_path / "quality.csv")]) == 0
+    table = pd.read_csv(tmp_path / "quality.csv")
+    assert set(table["generator"]) == {"best", "noise", "authors"}
+    assert {"kid", "coverage", "detectability", "memorized", "tstr"} <= set(table["metric"])
+    assert table.query("metric == 'kid'")["encoder"].str.contains("encoder.keras").all()
+    assert (tmp_path / "quality.png").read_bytes().startswith(b"\x89PNG")
+    assert "coverage" in store.read_card(folder / "best-normal")["scores"]
