@@ -1,0 +1,133 @@
+"""What helps a GAN on few films: one change at a time from the recipe of `kerasgan.best_gan`.
+
+    python benchmarks/ablation.py covid-xray-64 --encoder runs/lite0.keras
+
+Each variant is trained on the training patients less an inner fold, and measured against the films
+it saw and against that fold's. Means over the classes, and finished variants, are kept in --out:
+give the command again to go on, or name variants to run these alone.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+
+import kerasgan as kg
+from kerasgan import quality
+
+RECIPE = {
+    "norm": "batch",
+    "policy": ("translation", "cutout"),
+    "loss": "non_saturating",
+    "rate": 4e-4,
+    "batch": 32,
+    "latent": 100,
+    "width": 32,
+    "ema": 0.999,
+    "r1": 0.0,
+    "r2": 0.0,
+    "every": 1,
+}
+VARIANTS = {
+    "best": {},
+    "no augmentation": {"policy": ()},
+    "and colour": {"policy": ("colour", "translation", "cutout")},
+    "and flips": {"policy": ("translation", "cutout", "flip")},
+    "translation alone": {"policy": ("translation",)},
+    "spectral norm": {"norm": "spectral"},
+    "hinge": {"loss": "hinge"},
+    "lazy R1": {"r1": 1.0, "every": 8},
+    "relativistic, R1 + R2": {"norm": "none", "loss": "relativistic", "r1": 1.0, "r2": 1.0},
+    "rate 2e-4": {"rate": 2e-4},
+    "rate 8e-4": {"rate": 8e-4},
+    "latent 32": {"latent": 32},
+    "batch 16, twice the steps": {"batch": 16},
+    "no average": {"ema": 0.0},
+}
+
+
+def build(recipe, size, n_classes, steps, seed):
+    """The GAN of one recipe, compiled."""
+    keras.utils.set_random_seed(seed)
+    gan = kg.GAN(
+        kg.build_generator(size, recipe["latent"], recipe["width"], n_classes),
+        kg.build_discriminator(size, recipe["width"], n_classes, recipe["norm"]),
+        augment=kg.DiffAugment(recipe["policy"]) if recipe["policy"] else None,
+        **{name: recipe[name] for name in ("ema", "r1", "r2")},
+        penalty_every=recipe["every"],
+        seed=seed,
+    )
+    rate = recipe["rate"]
+    rates = [keras.optimizers.schedules.CosineDecay(rate, steps, alpha=0.1) for _ in range(2)]
+    optimizers = [keras.optimizers.Adam(rate, beta_1=0.5, beta_2=0.99) for rate in rates]
+    gan.compile(*optimizers, loss=recipe["loss"])
+    return gan
+
+
+def measure(gan, seen, held_out, encoder, count=300):
+    """Scores of a GAN, means over its classes."""
+    rows = []
+    for label, name in enumerate(seen.classes):
+        own, images = seen.only(name), gan.generate(count, label, seed=1)
+        real, fresh, fake = (encoder(x) for x in (own.images, held_out.only(name).images, images))
+        size = min(len(real), count)
+        density, coverage = quality.density_coverage(real, fake[:size])
+        flagged = quality.memorization(images, own.images, patients=own.patients)["flagged"]
+        rows.append(
+            {
+                "kid": quality.kid(real, fake)[0],
+                "kid_held_out": quality.kid(fresh, fake, subset_size=min(10, len(fresh)))[0],
+                "fid": quality.fid(real, fake[:size]),
+                "density": density,
+                "coverage": coverage,
+                "detectability": quality.detectability(own.images, images, own.patients)[0],
+                "memorized": flagged.mean(),
+                "diversity": quality.diversity(images),
+            }
+        )
+    return pd.DataFrame(rows).mean()
+
+
+def main():
+    """Runs the variants that are not in the table yet."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data")
+    parser.add_argument("variants", nargs="*", help=", ".join(VARIANTS))
+    parser.add_argument("--encoder", help=".keras file; the best that can be had by default")
+    parser.add_argument("--size", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=1500, help="of 32 films each")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("results/ablation.csv"))
+    given = parser.parse_args()
+    encoder = quality.Encoder.keras(given.encoder) if given.encoder else quality.best_encoder()
+    films = kg.load_films(given.data, size=given.size)
+    train = films.split("train").without_patients(set(films.split("test").patients))
+    seen, held_out = next(train.folds(5, seed=given.seed))
+    table = pd.read_csv(given.out) if given.out.is_file() else pd.DataFrame(columns=["variant"])
+    facts = {"size": given.size, "steps": given.steps, "seed": given.seed, "n": len(seen)}
+    for name in given.variants or VARIANTS:
+        same = (table["variant"] == name) & np.all(
+            [table.get(key, None) == value for key, value in facts.items()], axis=0
+        )
+        if same.any():
+            continue
+        recipe, started = RECIPE | VARIANTS[name], time.monotonic()
+        steps = given.steps * 32 // recipe["batch"]
+        gan = build(recipe, given.size, len(train.classes), steps, given.seed)
+        epochs = -(-steps // -(-len(seen) // recipe["batch"]))
+        batches = seen.batches(recipe["batch"], seed=given.seed, labels=True)
+        gan.fit(batches, epochs=epochs, verbose=0, shuffle=False)
+        scores = measure(gan, seen, held_out, encoder)
+        row = {"variant": name, **facts, "encoder": encoder.name, **scores.round(4)}
+        row["seconds"] = round(time.monotonic() - started)
+        table = pd.concat([table, pd.DataFrame([row])], ignore_index=True)
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        table.to_csv(given.out, index=False)
+        print(pd.Series(row).to_string(), "\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()
