@@ -11,6 +11,7 @@ forward and back to its input), two per multiplication, convolutions alone.
 """
 
 import time
+from functools import partial
 
 from record import arguments, medians, record
 
@@ -142,7 +143,7 @@ def main():
         other = torch_trainer(width, films.images, options.threads)
         for train in (ours, other):
             train(steps)  # traces, and warms the caches
-        cases = {"ours": lambda: ours(steps), "torch": lambda: other(steps), "peak": peak}
+        cases = {"ours": partial(ours, steps), "torch": partial(other, steps), "peak": peak}
         measured = medians(cases, options.rounds)
         case = f"DCGAN {SIZE} x {SIZE}, width {width}, batch {BATCH}"
         record(options, case, measured["ours"], measured["torch"], "images/s", 1.5)

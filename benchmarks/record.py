@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-COLUMNS = "benchmark,case,ours,other,unit,ratio,goal,command,machine".split(",")
+COLUMNS = ["benchmark", "case", "ours", "other", "unit", "ratio", "goal", "command", "machine"]
 
 
 def arguments(description):
@@ -56,7 +56,9 @@ def record(options, case, ours, other, unit, goal="", lower_is_better=False):
         goal,
     ]
     command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
-    row = dict(zip(COLUMNS, [*values, command, f"{_processor()}, {options.threads} threads"]))
+    row = dict(
+        zip(COLUMNS, [*values, command, f"{_processor()}, {options.threads} threads"], strict=True)
+    )
     print("  ".join(str(row[name]) for name in COLUMNS[:-2]), flush=True)
     path = options.results / "benchmarks.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
