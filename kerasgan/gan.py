@@ -247,7 +247,11 @@ class GAN(keras.Model):
         values = (g_loss, d_loss, tf.sigmoid(real_logits), tf.sigmoid(fake_logits))
         for tracker, value in zip(self.trackers, values, strict=True):
             tracker.update_state(value)
-        return {tracker.name: tracker.result() for tracker in self.trackers}
+        logs = {tracker.name: tracker.result() for tracker in self.trackers}
+        if isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy):
+            # Keras averages the workers' logs along a first axis, which a scalar has not.
+            logs = {name: tf.reshape(value, (1,)) for name, value in logs.items()}
+        return logs
 
 
 def draw(generator, count, labels=None, seed=0, batch_size=256):
