@@ -33,12 +33,21 @@ def _uniform(seed, salt, shape, low=0.0, high=1.0):
     return tf.random.stateless_uniform(shape, tf.random.fold_in(seed, salt), low, high)
 
 
-def _warp(images, matrices, fill_value):
-    """Applies one 3 x 3 matrix per image (output pixel -> input pixel), bilinear."""
-    flat = tf.reshape(matrices, (-1, 9))
+def _affine(size, angle, flip, scale, shift):
+    """Maps (n, 2, 3), output to input pixel: about the centre scaled, flipped, turned; shifted."""
+    cos, sin = tf.cos(angle), tf.sin(angle)
+    linear = tf.stack([flip * cos, -sin, flip * sin, cos], axis=1) * scale[:, None]
+    linear = tf.reshape(linear, (-1, 2, 2))
+    centre = (tf.cast(size, tf.float32) - 1) / 2
+    offset = centre - tf.reduce_sum(linear, axis=2) * centre + shift
+    return tf.concat([linear, offset[..., None]], axis=2)
+
+
+def _warp(images, maps, fill_value):
+    """Applies one map of `_affine` per image, bilinear."""
     return tf.raw_ops.ImageProjectiveTransformV3(
         images=images,
-        transforms=(flat / flat[:, 8:])[:, :8],
+        transforms=tf.pad(tf.reshape(maps, (-1, 6)), [[0, 0], [0, 2]]),
         output_shape=tf.shape(images)[1:3],
         fill_value=fill_value,
         interpolation="BILINEAR",
@@ -46,10 +55,17 @@ def _warp(images, matrices, fill_value):
     )
 
 
-def _matrices(a, b, c, d, e, f):
-    """Stacks 3 x 3 matrices [[a b c] [d e f] [0 0 1]] from vectors of one length."""
-    zero, one = tf.zeros_like(a), tf.ones_like(a)
-    return tf.reshape(tf.stack([a, b, c, d, e, f, zero, zero, one], axis=1), (-1, 3, 3))
+def _move(images, shift, flip):
+    """Shifts by whole pixels, and mirrors where `flip` is -1; zeros fill the border.
+
+    The same pixels as `_warp` without a rotation, at a part of its cost and of its gradient's: one
+    matrix product picks the rows and one the columns, a row of zeros where there is none to pick.
+    """
+    size = tf.shape(images)[1]
+    pixel = tf.range(size)[None]
+    column = tf.where(flip[:, None] < 0, pixel[:, ::-1], pixel) + shift[:, :1]
+    rows, columns = tf.one_hot(pixel + shift[:, 1:], size), tf.one_hot(column, size, axis=1)
+    return (rows @ images[..., 0] @ columns)[..., None]
 
 
 class ClassicAugmentation(_RandomLayer):
@@ -84,40 +100,30 @@ class ClassicAugmentation(_RandomLayer):
 
     def _jitter(self, images, seed, n):
         x = (images + 1) / 2
+        draws = _uniform(seed, 10, (2, 3, n, 1, 1, 1))
         for turn in range(2):
-            on = _uniform(seed, 10 + turn, (n, 1, 1, 1)) < 0.5
-            bright = _uniform(seed, 20 + turn, (n, 1, 1, 1), 0.5, 1.5)
-            contrast = _uniform(seed, 30 + turn, (n, 1, 1, 1), 0.5, 1.5)
+            on, bright, contrast = draws[turn, 0] < 0.5, draws[turn, 1] + 0.5, draws[turn, 2] + 0.5
             y = tf.clip_by_value(x * bright, 0, 1)
             mean = tf.reduce_mean(y, axis=(1, 2, 3), keepdims=True)
             x = tf.where(on, tf.clip_by_value(mean + contrast * (y - mean), 0, 1), x)
         return x * 2 - 1
 
     def _geometry(self, seed, n, size):
-        size = tf.cast(size, tf.float32)
-        centre = (size - 1) / 2 * tf.ones((n,))
-        one, zero = tf.ones((n,)), tf.zeros((n,))
+        def drawn(salt, turns, low, high, neutral, axes=1):
+            on = _uniform(seed, salt, (n, turns, 1)) < 0.5
+            return tf.where(on, _uniform(seed, salt + 1, (n, turns, axes), low, high), neutral)
 
-        def drawn(salt, low, high, neutral):
-            on = _uniform(seed, salt, (n,)) < 0.5
-            return tf.where(on, _uniform(seed, salt + 1, (n,), low, high), neutral)
-
-        total = _matrices(one, zero, centre, zero, one, centre)
-        limit = math.radians(5)
-        for turn in range(2):
-            angle = drawn(100 + 2 * turn, -limit, limit, 0.0)
-            cos, sin = tf.cos(angle), tf.sin(angle)
-            total = total @ _matrices(cos, -sin, zero, sin, cos, zero)
-            flip = tf.where(_uniform(seed, 110 + turn, (n,)) < 0.5, -one, one)
-            total = total @ _matrices(flip, zero, zero, zero, one, zero)
-        for turn in range(4):
-            scale = 1 / drawn(120 + 2 * turn, 0.9, 1.1, 1.0)
-            total = total @ _matrices(scale, zero, zero, zero, scale, zero)
-            dx = size * drawn(140 + 4 * turn, -0.1, 0.1, 0.0)
-            # The study shifts both axes together or not at all.
-            dy = tf.where(dx != 0, size * _uniform(seed, 142 + 4 * turn, (n,), -0.1, 0.1), 0.0)
-            total = total @ _matrices(one, zero, dx, zero, one, dy)
-        return total @ _matrices(one, zero, -centre, zero, one, -centre)
+        limit, size = math.radians(5), tf.cast(size, tf.float32)
+        flip = drawn(20, 2, -1.0, -1.0, 1.0)[..., 0]
+        angle = drawn(30, 2, -limit, limit, 0.0)[..., 0]
+        # A turn after a flip turns the other way, so both turns and both flips become one of each.
+        angle = angle[:, 0] + flip[:, 0] * angle[:, 1]
+        flip = flip[:, 0] * flip[:, 1]
+        scale = tf.math.cumprod(1 / drawn(40, 4, 0.9, 1.1, 1.0), axis=1)
+        # The study shifts both axes together or not at all.
+        shift = size * tf.reduce_sum(scale * drawn(50, 4, -0.1, 0.1, 0.0, axes=2), axis=1)
+        linear = _affine(1, angle, flip, tf.ones((n,)), tf.zeros((n, 2)))[..., :2]
+        return _affine(size, angle, flip, scale[:, -1, 0], tf.linalg.matvec(linear, shift))
 
 
 class DiffAugment(_RandomLayer):
@@ -165,30 +171,25 @@ class DiffAugment(_RandomLayer):
             mean = tf.reduce_mean(x, axis=(1, 2, 3), keepdims=True)
             x = mean + _uniform(seed, 2, (n, 1, 1, 1), 0.5, 1.5) * (x - mean)
         if {"translation", "flip", "rotation"} & set(self.policy):
-            x = _warp(x, self._geometry(seed, n, tf.shape(x)[1]), fill_value=0.0)
+            x = self._displace(x, seed, n, tf.shape(x)[1])
         if "cutout" in self.policy:
             x *= self._mask(seed, n, tf.shape(x)[1])
         return x
 
-    def _geometry(self, seed, n, size):
-        one, zero = tf.ones((n,)), tf.zeros((n,))
-        dx, dy, angle, flip = zero, zero, zero, one
-        if "translation" in self.policy:
-            # Whole pixels: no blur that would tell augmented from plain images.
-            reach = size // 8
-            shift = tf.random.stateless_uniform(
-                (n, 2), tf.random.fold_in(seed, 3), -reach, reach + 1, tf.int32
-            )
-            dx, dy = tf.unstack(tf.cast(shift, tf.float32), axis=1)
-        if "rotation" in self.policy:
-            angle = _uniform(seed, 4, (n,), -math.radians(5), math.radians(5))
+    def _displace(self, images, seed, n, size):
+        # Whole pixels: no blur that would tell augmented from plain images.
+        reach = size // 8 if "translation" in self.policy else 0
+        shift = tf.random.stateless_uniform(
+            (n, 2), tf.random.fold_in(seed, 3), -reach, reach + 1, tf.int32
+        )
+        flip = tf.ones((n,))
         if "flip" in self.policy:
-            flip = tf.where(_uniform(seed, 5, (n,)) < 0.5, -one, one)
-        centre = (tf.cast(size, tf.float32) - 1) / 2 * one
-        cos, sin = tf.cos(angle), tf.sin(angle)
-        to_centre = _matrices(one, zero, -centre, zero, one, -centre)
-        turn = _matrices(flip * cos, -sin, centre + dx, flip * sin, cos, centre + dy)
-        return turn @ to_centre
+            flip = tf.where(_uniform(seed, 5, (n,)) < 0.5, -1.0, 1.0)
+        if "rotation" not in self.policy:
+            return _move(images, shift, flip)
+        angle = _uniform(seed, 4, (n,), -math.radians(5), math.radians(5))
+        maps = _affine(size, angle, flip, tf.ones((n,)), tf.cast(shift, tf.float32))
+        return _warp(images, maps, fill_value=0.0)
 
     def _mask(self, seed, n, size):
         corner = tf.random.stateless_uniform(

@@ -1,5 +1,6 @@
 """Callbacks: exact resume, sample grids, a stop on numbers that are none."""
 
+import contextlib
 import json
 import os
 import zipfile
@@ -15,7 +16,8 @@ class Checkpoint(keras.callbacks.Callback):
     One file holds all weights, the average, both optimizers with their step, the seeds and the
     history. As batches and draws are functions of (seed, epoch) and (seed, step), a training that
     was killed, restored and carried on ends with the same bits as one left alone. The file before
-    is kept as well: if the newest is damaged, it is set aside, named, and the other is used.
+    is kept as well: if the newest is damaged, it is set aside, named, and the other is used. Where
+    several workers train together, the chief writes and all restore, from a folder they share.
 
     Args:
         folder: Folder of the checkpoint, made if missing.
@@ -86,6 +88,8 @@ class Checkpoint(keras.callbacks.Callback):
 
     def _save(self, epoch):
         state = {f"v{i}": np.asarray(v) for i, v in enumerate(_variables(self.model))}
+        if not _is_chief(self.model):
+            return
         partial = self.folder / "partial.npz"
         with open(partial, "wb") as file:
             np.savez(file, epoch=epoch, history=json.dumps(self.history), **state)
@@ -94,6 +98,11 @@ class Checkpoint(keras.callbacks.Callback):
         if self.path.exists():
             os.replace(self.path, self._previous)
         os.replace(partial, self.path)
+
+
+def _is_chief(model):
+    """Whether this process writes files: one does where several train together."""
+    return model.distribute_strategy.extended.should_checkpoint
 
 
 def _read(path):
@@ -105,7 +114,8 @@ def _read(path):
             return {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         aside = path.with_suffix(".damaged")
-        os.replace(path, aside)
+        with contextlib.suppress(FileNotFoundError):  # another worker was faster
+            os.replace(path, aside)
         print(f"Damaged checkpoint set aside as {aside}: {error}")
         return None
 
@@ -185,7 +195,7 @@ class SampleGrid(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         """Draws and writes a grid when one is due."""
         due = epoch + 1 == self.params.get("epochs") or (epoch + 1) % self.every == 0
-        if not due or self.model.stop_training:
+        if not due or self.model.stop_training or not _is_chief(self.model):
             return
         import cv2
 

@@ -70,6 +70,9 @@ class GAN(keras.Model):
         self.averaged.set_weights(generator.get_weights())
         self.averaged.trainable = False
         self.augment = augment
+        if not getattr(augment, "built", True):
+            # Else `fit` under tf.distribute would call this model on images to build it.
+            augment.build((None, *generator.output_shape[1:]))
         self.ema, self.r1, self.r2, self.penalty_every = ema, r1, r2, penalty_every
         self.seed = seed
         self.latent = _first(generator.input_shape)[-1]
@@ -123,7 +126,7 @@ class GAN(keras.Model):
         real, labels = self._unpack(data)
         step = tf.cast(self.discriminator_optimizer.iterations, tf.int32)
         seed = tf.stack([tf.constant(self.seed, tf.int32), step])
-        latent = tf.random.stateless_normal((tf.shape(real)[0], self.latent), seed)
+        latent, seed, share = self._part(tf.shape(real)[0], seed)
         with tf.GradientTape() as g_tape:
             fake = self.generator(self._inputs(latent, labels), training=True)
 
@@ -134,16 +137,31 @@ class GAN(keras.Model):
                 )
                 _, d_loss = self.gan_loss(real_logits, fake_logits)
                 total = d_loss + real_class + fake_class + self._penalty(real, fake, labels, step)
+                total = self.discriminator_optimizer.scale_loss(share * total)
             variables = self.discriminator.trainable_variables
             self.discriminator_optimizer.apply(d_tape.gradient(total, variables), variables)
 
             again, again_class = self._judge(fake, labels, tf.random.fold_in(seed, 2))
             g_loss, _ = self.gan_loss(tf.stop_gradient(real_logits), again)
-            total = g_loss + again_class
+            total = self.generator_optimizer.scale_loss(share * (g_loss + again_class))
         variables = self.generator.trainable_variables
         self.generator_optimizer.apply(g_tape.gradient(total, variables), variables)
         self._average(step)
         return self._track(g_loss, d_loss, real_logits, fake_logits)
+
+    def _part(self, count, seed):
+        """This replica's latents, seed and share of the loss, of those of the global batch."""
+        replica = tf.distribute.get_replica_context()
+        replicas = replica.num_replicas_in_sync
+        if replicas == 1:
+            return tf.random.stateless_normal((count, self.latent), seed), seed, 1.0
+        tf.debugging.assert_positive(count, "a replica got no images: drop the last, short batch")
+        place = replica.replica_id_in_sync_group
+        latent = tf.random.stateless_normal((replicas * count, self.latent), seed)
+        number = tf.cast(count, tf.float32)
+        share = number / replica.all_reduce(tf.distribute.ReduceOp.SUM, number)
+        latent = latent[place * count : (place + 1) * count]
+        return latent, tf.random.fold_in(seed, 10 + place), share
 
     def test_step(self, data):
         """Scores one batch without an update: held-out images against the averaged generator."""
@@ -189,8 +207,10 @@ class GAN(keras.Model):
     def _verdict(self, images, labels, training=True):
         """Logits, and the loss of the classes where the discriminator names them."""
         if not self.auxiliary:
-            return self.discriminator(self._inputs(images, labels), training=training), 0.0
-        logits, classes = self.discriminator(images, training=training)
+            logits = self.discriminator(self._inputs(images, labels), training=training)
+            return tf.cast(logits, tf.float32), 0.0
+        outputs = self.discriminator(images, training=training)
+        logits, classes = (tf.cast(output, tf.float32) for output in outputs)
         loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, classes)
         return logits, tf.reduce_mean(loss)
 
@@ -227,7 +247,11 @@ class GAN(keras.Model):
         values = (g_loss, d_loss, tf.sigmoid(real_logits), tf.sigmoid(fake_logits))
         for tracker, value in zip(self.trackers, values, strict=True):
             tracker.update_state(value)
-        return {tracker.name: tracker.result() for tracker in self.trackers}
+        logs = {tracker.name: tracker.result() for tracker in self.trackers}
+        if isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy):
+            # Keras averages the workers' logs along a first axis, which a scalar has not.
+            logs = {name: tf.reshape(value, (1,)) for name, value in logs.items()}
+        return logs
 
 
 def draw(generator, count, labels=None, seed=0, batch_size=256):

@@ -3,6 +3,7 @@
 import math
 
 import keras
+import tensorflow as tf
 from keras import layers
 
 _MAX_MULTIPLE = 8  # widest layer of the DCGAN, in multiples of `width`
@@ -27,7 +28,11 @@ def _dcgan_init():
 
 def _batch_norm(x, **kwargs):
     # Momentum 0.9, not Keras' 0.99: the moving statistics must catch up within a few hundred steps.
-    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, **kwargs)(x)
+    # Built for several devices, it takes the statistics of the global batch, not of each part.
+    synchronized = tf.distribute.get_strategy().num_replicas_in_sync > 1
+    return layers.BatchNormalization(
+        momentum=0.9, epsilon=1e-5, synchronized=synchronized, **kwargs
+    )(x)
 
 
 def _dcgan_norm(x):
@@ -76,9 +81,9 @@ def build_generator(size=64, latent=100, width=64, n_classes=None):
             channels, 4, strides, padding, use_bias=False, kernel_initializer=_dcgan_init()
         )(x)
         x = layers.ReLU()(_dcgan_norm(x))
-    x = layers.Conv2DTranspose(
-        1, 4, 2, "same", use_bias=False, activation="tanh", kernel_initializer=_dcgan_init()
-    )(x)
+    options = {"activation": "tanh", "kernel_initializer": _dcgan_init()}
+    # float32 whatever the policy: half precision has too few greys.
+    x = layers.Conv2DTranspose(1, 4, 2, "same", use_bias=False, dtype="float32", **options)(x)
     return keras.Model(inputs if n_classes else inputs[0], x, name="dcgan_generator")
 
 

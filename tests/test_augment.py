@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from kerasgan import augment
 from kerasgan.augment import ClassicAugmentation, DiffAugment
 from kerasgan.films import to_float
 from kerasgan.phantom import simulate
@@ -65,6 +66,54 @@ def test_flip_and_rotation():
     assert set(flipped) == {1.0, 32.0} and 0.4 < (flipped == 1).mean() < 0.6
     turned = DiffAugment(("rotation",))(ramp, seed=(0, 5)).numpy()
     assert np.abs(turned[:, 16, 15:17] - ramp.numpy()[:, 16, 15:17]).max() < 1
+
+
+@pytest.mark.parametrize("policy", [("translation",), ("flip",), ("translation", "flip")])
+def test_whole_pixels_move_as_the_projective_warp_moves_them(policy, monkeypatch):
+    def outcome():
+        images = tf.constant(IMAGES)
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            moved = DiffAugment(policy)(images, seed=(0, 6))
+            total = tf.reduce_sum(tf.square(moved))
+        return moved.numpy(), tape.gradient(total, images).numpy()
+
+    moved, gradient = outcome()
+
+    def warped(images, shift, flip):
+        still = tf.zeros(len(images))
+        maps = augment._affine(32, still, flip, still + 1, tf.cast(shift, tf.float32))
+        return augment._warp(images, maps, fill_value=0.0)
+
+    monkeypatch.setattr(augment, "_move", warped)
+    expected, slope = outcome()
+    np.testing.assert_array_equal(moved, expected)
+    np.testing.assert_allclose(gradient, slope, atol=1e-6)
+
+
+def test_the_twelve_classic_steps_are_composed_in_the_published_order():
+    """The composed map of every image against its twelve matrices multiplied one by one."""
+    seed, n, size = tf.constant([3, 4]), 50, 32
+    maps = ClassicAugmentation()._geometry(seed, n, size).numpy()
+
+    def drawn(salt, turns, low, high, neutral, axes=1):
+        on = augment._uniform(seed, salt, (n, turns, 1)) < 0.5
+        value = augment._uniform(seed, salt + 1, (n, turns, axes), low, high)
+        return np.where(on, value, neutral)
+
+    flip, angle = drawn(20, 2, -1.0, -1.0, 1.0), drawn(30, 2, -np.pi / 36, np.pi / 36, 0.0)
+    scale, shift = drawn(40, 4, 0.9, 1.1, 1.0), drawn(50, 4, -0.1, 0.1, 0.0, axes=2) * size
+    for i in range(n):
+        total = np.array([[1, 0, 15.5], [0, 1, 15.5], [0, 0, 1]])
+        for turn in range(2):
+            cos, sin = np.cos(angle[i, turn, 0]), np.sin(angle[i, turn, 0])
+            total = total @ [[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]
+            total = total @ np.diag([flip[i, turn, 0], 1, 1])
+        for turn in range(4):
+            total = total @ np.diag([1 / scale[i, turn, 0], 1 / scale[i, turn, 0], 1])
+            total = total @ [[1, 0, shift[i, turn, 0]], [0, 1, shift[i, turn, 1]], [0, 0, 1]]
+        total = total @ [[1, 0, -15.5], [0, 1, -15.5], [0, 0, 1]]
+        np.testing.assert_allclose(maps[i], total[:2], atol=1e-4)
 
 
 def test_the_unknown_is_refused():

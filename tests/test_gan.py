@@ -180,6 +180,25 @@ def test_one_step_with_xla(films16):
     assert np.isfinite(gan.metrics[0].result())
 
 
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_half_precision_learns_as_well(films16, policy):
+    dark, distance = films16.only("covid"), {}
+    for name in ("float32", policy):
+        keras.mixed_precision.set_global_policy(name)
+        try:
+            gan = small_gan(compiled=False, ema=0.9)
+            optimizers = [keras.optimizers.Adam(3e-3, 0.5) for _ in range(2)]
+            if name == "mixed_float16":
+                optimizers = [keras.optimizers.LossScaleOptimizer(each) for each in optimizers]
+            gan.compile(*optimizers)
+            gan.fit(dark.batches(12), epochs=120, verbose=0)
+        finally:
+            keras.mixed_precision.set_global_policy("float32")
+        assert all(weight.dtype == np.float32 for weight in gan.get_weights())
+        distance[name] = abs(gan.generate(64).mean() - dark.images.mean())
+    assert distance[policy] < 20 and distance["float32"] < 20, distance
+
+
 def test_draws_are_seeded_and_begin_alike():
     gan = small_gan()
     few, many = draw(gan.generator, 5, seed=3), draw(gan.generator, 9, seed=3, batch_size=4)
