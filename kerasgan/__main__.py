@@ -125,12 +125,8 @@ def _seed(text):
 
 
 def _run(arguments):
-    from kerasgan.runs import Run, absolute, is_path
+    from kerasgan.runs import Run
 
-    if is_path(arguments.data) and not absolute(arguments.data).is_dir():
-        from kerasgan.sources import load_films
-
-        load_films(arguments.data)  # says so before a run of that name is begun
     run = Run(arguments.name, arguments.profile, arguments.data, arguments.seed)
     with run.lock():
         return _run_stages(run)

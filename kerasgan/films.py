@@ -388,10 +388,12 @@ def stored_paths(films, folder):
         List of paths; films whose names differ only in their ending get different ones.
 
     Raises:
-        ValueError: If a film's names would lead outside the folder, or two films have one name.
+        ValueError: If a film has no name, one that leads outside the folder, or another's.
     """
     index, paths = films.index, []
-    stems = [_flat(str(Path(name).with_suffix(""))) for name in index["filename"]]
+    if (index[["class", "filename"]] == "").any(axis=None):
+        raise ValueError("a film without a name or a class cannot be stored; name it")
+    stems = [_flat(name.rpartition(".")[0] or name) for name in index["filename"]]
     keys = list(zip(index["split"], index["class"], stems, strict=True))
     twins = {key for key, count in Counter(keys).items() if count > 1}
     for key, name in zip(keys, index["filename"], strict=True):

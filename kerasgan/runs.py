@@ -140,7 +140,8 @@ class Run:
     Raises:
         ValueError: If the profile is unknown, the name no folder name, or the run was begun with
             other settings.
-        FileNotFoundError: If `profile` is `None` and there is no such run.
+        FileNotFoundError: If `profile` is `None` and there is no such run, or a new run's films
+            are in a folder that is not there.
         OSError: If the folder cannot be written.
 
     Example:
@@ -161,12 +162,17 @@ class Run:
         else:
             if profile not in PROFILES:
                 raise ValueError(f"profile must be one of {list(PROFILES)}. Received: {profile!r}")
-            data = str(absolute(data)) if is_path(data) else data
+            data = str(absolute(data)) if _is_path(data) else data
             self.settings = {"profile": profile, "data": data, "seed": int(seed)}
             if begun is not None and begun != self.settings:
                 raise ValueError(
                     f"{self.folder} was begun with {begun}, not {self.settings}: choose another "
                     "run name (RUN=name), or delete that folder"
+                )
+            if begun is None and _is_path(data) and not Path(data).is_dir():
+                raise FileNotFoundError(
+                    f"no folder {data}. Films come from auto, simulated, a collection's name, or "
+                    "a folder with one folder of images per class"
                 )
         self.profile = PROFILES[self.settings["profile"]]
         self.seed = self.settings["seed"]
@@ -311,8 +317,7 @@ class Run:
         write_text(self.path("stages", f"{stage}.json"), json.dumps(mark) + "\n")
 
 
-def is_path(data):
-    """Tells whether a source of films is a folder rather than the name of a collection."""
+def _is_path(data):
     from kerasgan.sources import COLLECTIONS
 
     return data not in ("auto", "simulated", *COLLECTIONS)

@@ -31,6 +31,10 @@ def test_a_run_goes_on_with_its_own_settings_only(tmp_path):
 
 def test_a_path_is_made_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no folder .*films"):
+        Run("a", "smoke", "films", root=tmp_path)
+    assert not (tmp_path / "a").exists(), "nothing is begun without films"
+    (tmp_path / "films").mkdir()
     assert Run("a", "smoke", "films", root=tmp_path).settings["data"] == str(tmp_path / "films")
     assert Run("b", "smoke", "covid-xray-64", root=tmp_path).settings["data"] == "covid-xray-64"
 
