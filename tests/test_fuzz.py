@@ -322,7 +322,7 @@ OPTIONS = ["--size", "--seed", "--steps", "--count", "--profile", "--folds", "--
 OPTIONS += ["--cards", "--classifiers", "--out", "--width", "--fit", "--help", "-x", "--"]
 # No word names a collection: whatever else is right, the films are missing and nothing long begins.
 VALUES = [word for word in WORDS if word not in ("\udc80", "/", "..")]  # no tour of the machine
-VALUES += ["60", "16", "0", "hog", "nowhere", "~nobody", "smoke"]
+VALUES += ["60", "16", "0", "hog", "nowhere", "~no-such-user", "smoke"]
 
 
 @pytest.mark.parametrize("count", EXAMPLES)
