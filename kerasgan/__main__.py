@@ -177,6 +177,9 @@ def _execute(run, stage):
             cwd=source.parent,
             progress_bar=False,
             log_output=True,
+            extra_arguments=[
+                "--log-level=50"
+            ],  # no warnings of the kernel's own, nor its tracebacks
         )
     except (nbclient.exceptions.DeadKernelError, NoSuchKernel) as error:
         raise ChildProcessError(

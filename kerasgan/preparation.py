@@ -1,11 +1,12 @@
 """Preparation: raw films of any size and kind become square grey PNG files of one size."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import cv2
 import numpy as np
-from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from kerasgan.films import check_size, stored_paths, write_index
@@ -50,15 +51,14 @@ def prepare(films, folder, size=64, fit="squash", workers=None):
     for parent in {path.parent for path in paths}:
         parent.mkdir(parents=True, exist_ok=True)
     in_memory = films.images if (films.index["path"] == "").any() else None
-    jobs = (
-        delayed(_prepare_one)(
-            source, target, size, fit, None if in_memory is None else in_memory[i, ..., 0]
-        )
-        for i, (source, target) in enumerate(zip(films.index["path"], paths, strict=True))
-    )
-    threads = workers or os.cpu_count()
-    done = Parallel(n_jobs=threads, backend="threading", return_as="generator")(jobs)
-    remarks = list(tqdm(done, total=len(paths), desc="preparing films", unit="film"))
+    # Threads that are waited for: one left inside OpenCV would abort the process as it ends.
+    pool = ThreadPoolExecutor(workers or os.cpu_count())
+    try:
+        pixels = [None] * len(paths) if in_memory is None else in_memory[..., 0]
+        done = pool.map(partial(_prepare_one, size, fit), films.index["path"], paths, pixels)
+        remarks = list(tqdm(done, total=len(paths), desc="preparing films", unit="film"))
+    finally:
+        pool.shutdown(cancel_futures=True)
     return _collected(films, folder, paths, remarks, size, fit)
 
 
@@ -75,7 +75,7 @@ def _check_folder(films, folder, size, fit):
             )
 
 
-def _prepare_one(source, target, size, fit, pixels=None):
+def _prepare_one(size, fit, source, target, pixels):
     """Prepares one film; returns (is there, remark)."""
     if target.exists():
         try:
