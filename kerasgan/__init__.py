@@ -6,6 +6,7 @@ TensorFlow do not load it.
 
 import importlib
 import os
+import sys
 
 __version__ = "0.1.0"
 
@@ -59,12 +60,19 @@ __all__ = sorted([*_HOME, *_MODULES])
 
 
 def _check_backend():
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    if backend != "tensorflow":
-        raise ImportError(
-            "kerasgan trains through tf.data and tf.GradientTape and needs the TensorFlow backend: "
-            f"unset KERAS_BACKEND or set it to tensorflow. Received: KERAS_BACKEND={backend}"
-        )
+    # Set where unset, so that a backend in ~/.keras/keras.json does not step in unseen.
+    backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    if "keras" in sys.modules:
+        backend = sys.modules["keras"].config.backend()
+    if backend == "tensorflow":
+        return
+    message = (
+        "kerasgan trains through tf.data and tf.GradientTape and needs the TensorFlow backend: "
+        f"unset KERAS_BACKEND or set it to tensorflow. Received: KERAS_BACKEND={backend}"
+    )
+    if sys.argv[:1] == ["-m"]:  # `python -m kerasgan`: one line instead of a traceback
+        sys.exit(f"kerasgan: {message}")
+    raise ImportError(message)
 
 
 def __getattr__(name):

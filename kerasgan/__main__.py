@@ -1,12 +1,21 @@
 """The command line: `python -m kerasgan run | prepare | audit | quality | compare | ...`."""
 
 import argparse
+import errno
 import logging
 import os
 import sys
 import time
 from pathlib import Path
 
+_REMEDIES = {
+    errno.ENOSPC: "; make room on the disk and give the same command again",
+    errno.EACCES: "; choose a folder and files that you may read and write",
+    errno.EPERM: "; choose a folder and files that you may read and write",
+    errno.EROFS: "; choose a folder on a disk that can be written",
+    errno.ENOTDIR: "; a file is in the way: choose another folder",
+    errno.ENAMETOOLONG: "; choose a shorter name",
+}
 NOTEBOOKS = ("01_data", "02_gans", "03_synthesis", "04_comparison")
 
 
@@ -25,8 +34,9 @@ def main(arguments=None):
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on where this one stopped.", file=sys.stderr)
         return 130
-    except (ValueError, OSError, ImportError) as error:
-        print(f"kerasgan: {error}", file=sys.stderr)
+    except (ValueError, OSError, ImportError, MemoryError, FloatingPointError) as error:
+        reason = " ".join(f"{error}{_REMEDIES.get(getattr(error, 'errno', None), '')}".split())
+        print(f"kerasgan: {reason}", file=sys.stderr)
         return 1
 
 
@@ -40,7 +50,7 @@ def _parser():
     run.add_argument("name", nargs="?", default="reproduce", help="the run's folder in runs/")
     run.add_argument("--profile", default="quick", help="smoke, quick (default) or paper")
     run.add_argument("--data", default="auto", help="collection, folder, or simulated")
-    run.add_argument("--seed", type=int, default=0)
+    run.add_argument("--seed", type=_seed, default=0)
 
     prepare = _command(commands, "prepare", _prepare, "turn raw films into square grey PNG files")
     prepare.add_argument("data", help="collection or folder of class folders")
@@ -55,15 +65,15 @@ def _parser():
     train.add_argument("data", help="collection or folder of class folders; test films stay out")
     train.add_argument("folder", help="where the checkpoint and best-<class>/ go")
     train.add_argument("--size", type=int, default=64)
-    train.add_argument("--width", type=int, default=32)
-    train.add_argument("--steps", type=int, default=12_000, help="batches of 32, default 12000")
-    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--width", type=_count, default=32)
+    train.add_argument("--steps", type=_count, default=12_000, help="batches of 32, default 12000")
+    train.add_argument("--seed", type=_seed, default=0)
 
     synthesise = _command(commands, "synthesise", _synthesise, "draw images from a saved generator")
     synthesise.add_argument("model", help="folder of a saved generator")
     synthesise.add_argument("folder", help="where the images go")
-    synthesise.add_argument("--count", type=int, default=100)
-    synthesise.add_argument("--seed", type=int, default=0)
+    synthesise.add_argument("--count", type=_count, default=100, help="images a class")
+    synthesise.add_argument("--seed", type=_seed, default=0)
 
     quality = _command(commands, "quality", _quality, "measure generated images beside real ones")
     quality.add_argument("real", help="collection or folder of real films, the training side")
@@ -81,13 +91,13 @@ def _parser():
     compare.add_argument("data", nargs="?", default="auto", help="collection or folder")
     compare.add_argument("--folder", default="runs/crossval", help="where finished cells are kept")
     compare.add_argument("--size", type=int, default=64)
-    compare.add_argument("--folds", type=int, default=5)
-    compare.add_argument("--repeats", type=int, default=2)
-    compare.add_argument("--seeds", type=int, default=1, help="classifiers per arm and fold")
-    compare.add_argument("--steps", type=int, default=600, help="gradient steps of a classifier")
-    compare.add_argument("--gan-steps", type=int, default=1500)
+    compare.add_argument("--folds", type=_count, default=5, help="at least 2")
+    compare.add_argument("--repeats", type=_count, default=2)
+    compare.add_argument("--seeds", type=_count, default=1, help="classifiers per arm and fold")
+    compare.add_argument("--steps", type=_count, default=600, help="gradient steps of a classifier")
+    compare.add_argument("--gan-steps", type=_count, default=1500)
     compare.add_argument("--classifiers", default="resnet", help="comma-separated: cnn, resnet")
-    compare.add_argument("--jobs", type=int, default=1, help="folds at a time on this machine")
+    compare.add_argument("--jobs", type=_count, default=1, help="folds at a time on this machine")
     compare.add_argument("--scheduler", help="address of a Dask scheduler")
 
     models = _command(commands, "models", _models, "list saved models")
@@ -101,11 +111,30 @@ def _command(commands, name, function, text):
     return command
 
 
+def _count(text):
+    """An argument that counts something: a whole number of at least 1."""
+    if not 1 <= (number := int(text)) < 2**31:
+        raise argparse.ArgumentTypeError(f"must be at least 1 and below 2**31. Received: {text}")
+    return number
+
+
+def _seed(text):
+    if not 0 <= (number := int(text)) < 2**31:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 2**31 - 1. Received: {text}")
+    return number
+
+
 def _run(arguments):
-    from kerasgan.report import write_report
     from kerasgan.runs import Run
 
     run = Run(arguments.name, arguments.profile, arguments.data, arguments.seed)
+    with run.lock():
+        return _run_stages(run)
+
+
+def _run_stages(run):
+    from kerasgan.report import write_report
+
     print(f"Run {run.name}: {run.settings}\nFolder: {run.folder}", flush=True)
     for stage in NOTEBOOKS:
         seconds = run.finished(stage)
@@ -124,7 +153,9 @@ def _run(arguments):
 
 def _execute(run, stage):
     """Executes one notebook into the run's folder; prints what went wrong if it fails."""
+    import nbclient
     import papermill
+    from jupyter_client.kernelspec import NoSuchKernel
 
     source = Path(__file__).resolve().parent.parent / "notebooks" / f"{stage}.ipynb"
     if not source.is_file():
@@ -146,7 +177,15 @@ def _execute(run, stage):
             cwd=source.parent,
             progress_bar=False,
             log_output=True,
+            extra_arguments=[
+                "--log-level=50"
+            ],  # no warnings of the kernel's own, nor its tracebacks
         )
+    except (nbclient.exceptions.DeadKernelError, NoSuchKernel) as error:
+        raise ChildProcessError(
+            f"{stage}: {error}. Was it short of memory, or is Jupyter's kernel not installed? Give "
+            "the same command again: it goes on from the last finished stage"
+        ) from None
     except papermill.exceptions.PapermillExecutionError as error:
         print(
             f"kerasgan: {stage} stopped in a cell: {error.ename}: {error.evalue}\n"
@@ -179,7 +218,8 @@ def _prepare(arguments):
     print(films.counts().to_string())
     for file, reason in films.skipped:
         print(f"passed over {file}: {reason}")
-    print(f"{len(films)} films in {Path(arguments.folder).resolve()}")
+    passed = f", {len(films.skipped)} files passed over" if films.skipped else ""
+    print(f"{len(films)} films in {Path(arguments.folder).resolve()}{passed}")
 
 
 def _audit(arguments):
@@ -229,7 +269,9 @@ def _synthesise(arguments):
     from kerasgan.store import load_model, read_card
 
     card, generator = read_card(arguments.model), load_model(arguments.model)
-    classes = card["classes"]
+    classes = card.get("classes")
+    if not classes:
+        raise ValueError(f"the card of {arguments.model} names no classes; save the model again")
     labels = [label for label in range(len(classes)) for _ in range(arguments.count)]
     images = draw(
         generator, len(labels), labels if len(generator.inputs) > 1 else None, arguments.seed
@@ -284,11 +326,8 @@ def _add_scores(paths, table):
 
 def _samples(path, classes):
     """Images by class: of saved models, of a collection, or of an .npz file."""
-    import zipfile
-
-    import numpy as np
-
     from kerasgan.gan import draw
+    from kerasgan.runs import read_arrays
     from kerasgan.sources import load_films
     from kerasgan.store import load_model
 
@@ -297,11 +336,7 @@ def _samples(path, classes):
     if not str(path).endswith(".npz"):
         films = load_films(path)
         return {name: films.only(name).images for name in films.classes}
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            sets = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is no readable .npz file: {error}") from None
+    sets = read_arrays(path)
     if missing := set(classes) - set(sets):
         raise ValueError(f"{path} lacks the classes {sorted(missing)}; it has {sorted(sets)}")
     return {name: x[..., None] if x.ndim == 3 else x for name, x in sets.items()}
@@ -309,8 +344,12 @@ def _samples(path, classes):
 
 def _compare(arguments):
     from kerasgan import crossval
+    from kerasgan.classify import CLASSIFIERS
     from kerasgan.sources import load_films
 
+    classifiers = tuple(arguments.classifiers.split(","))
+    if unknown := set(classifiers) - set(CLASSIFIERS):
+        raise ValueError(f"classifiers are {list(CLASSIFIERS)}. Received: {sorted(unknown)}")
     films = load_films(arguments.data, size=arguments.size)
     if films.note:
         print(films.note)
@@ -323,7 +362,7 @@ def _compare(arguments):
         seeds=tuple(range(arguments.seeds)),
         steps=arguments.steps,
         gan_steps=arguments.gan_steps,
-        classifiers=tuple(arguments.classifiers.split(",")),
+        classifiers=classifiers,
         n_jobs=arguments.jobs,
         scheduler=arguments.scheduler,
     )

@@ -3,11 +3,12 @@
 import contextlib
 import json
 import os
-import zipfile
 from pathlib import Path
 
 import keras
 import numpy as np
+
+from kerasgan.runs import read_arrays, write_bytes
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -61,8 +62,8 @@ class Checkpoint(keras.callbacks.Callback):
             state = _read(path)
             if state is not None:
                 _assign(model, state, path)
-                self.history = json.loads(str(state["history"]))
-                return int(state["epoch"])
+                self.history = state["history"]
+                return state["epoch"]
         return 0
 
     @property
@@ -91,13 +92,16 @@ class Checkpoint(keras.callbacks.Callback):
         if not _is_chief(self.model):
             return
         partial = self.folder / "partial.npz"
-        with open(partial, "wb") as file:
-            np.savez(file, epoch=epoch, history=json.dumps(self.history), **state)
-            file.flush()
-            os.fsync(file.fileno())
-        if self.path.exists():
-            os.replace(self.path, self._previous)
-        os.replace(partial, self.path)
+        try:
+            with open(partial, "wb") as file:
+                np.savez(file, epoch=epoch, history=json.dumps(self.history), **state)
+                file.flush()
+                os.fsync(file.fileno())
+            if self.path.exists():
+                os.replace(self.path, self._previous)
+            os.replace(partial, self.path)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def _is_chief(model):
@@ -110,9 +114,14 @@ def _read(path):
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        state = read_arrays(path)
+        if any(value.dtype.kind not in "fiub" for name, value in state.items() if name[0] == "v"):
+            raise ValueError("a variable is no number")
+        history, epoch = json.loads(str(state["history"])), int(state["epoch"])
+        if epoch < 0 or not isinstance(history, list):
+            raise ValueError("the history is no list")
+        return state | {"history": history, "epoch": epoch}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         aside = path.with_suffix(".damaged")
         with contextlib.suppress(FileNotFoundError):  # another worker was faster
             os.replace(path, aside)
@@ -201,9 +210,9 @@ class SampleGrid(keras.callbacks.Callback):
 
         rows = range(self._classes()) if self.model.conditional else [None]
         images = [self.model.generate(self.count, label, self.seed) for label in rows]
-        self.folder.mkdir(parents=True, exist_ok=True)
         grid = np.vstack([np.hstack(list(row)) for row in images])
-        (self.folder / f"epoch-{epoch + 1:05d}.png").write_bytes(cv2.imencode(".png", grid)[1])
+        path = self.folder / f"epoch-{epoch + 1:05d}.png"
+        write_bytes(path, cv2.imencode(".png", grid)[1].tobytes())
 
     def _classes(self):
         embeddings = [

@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import json
-import os
+import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from kerasgan.reading import read_film
-from kerasgan.runs import write_text
+from kerasgan.runs import absolute, write_bytes, write_text
 
 CLASSES = ("covid", "normal", "pneumonia_bac", "pneumonia_vir")
 COLUMNS = ("path", "filename", "class", "split", "patient")
@@ -169,8 +169,17 @@ class Films:
 
     def _read(self, positions):
         paths = self.index["path"].to_numpy()[list(positions)]
+
+        def read(path):
+            try:
+                return _square(read_film(path), self.size)
+            except ValueError as error:
+                raise ValueError(
+                    f"{path}: {error}; remove it, or prepare the films: that passes it over"
+                ) from None
+
         with ThreadPoolExecutor() as pool:
-            images = list(pool.map(lambda path: _square(read_film(path), self.size), paths))
+            images = list(pool.map(read, paths))
         return np.array(images, np.uint8).reshape(-1, self.size, self.size, 1)
 
     @property
@@ -348,6 +357,26 @@ def _square(image, size):
     return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
 
 
+def inner_path(*parts):
+    """Joins parts to a relative path that stays inside whatever folder it is put under.
+
+    Args:
+        *parts: Names of folders, and last the file's, which may be in folders of its own (`a/b`).
+
+    Returns:
+        The relative path; empty parts are left out.
+
+    Raises:
+        ValueError: If it would lead outside, on any system.
+    """
+    names = [part for part in parts[:-1] if part] + [part for part in parts[-1].split("/") if part]
+    if parts[-1].startswith("/") or any(
+        name in (".", "..") or re.search(r"[\\/\0]|^[A-Za-z]:", name) for name in names
+    ):
+        raise ValueError(f"an index may not point outside its folder. Received: {[*parts]}")
+    return Path(*names)
+
+
 def stored_paths(films, folder):
     """Returns where each film belongs in a stored collection: `split/class/name.png`.
 
@@ -357,15 +386,31 @@ def stored_paths(films, folder):
 
     Returns:
         List of paths; films whose names differ only in their ending get different ones.
+
+    Raises:
+        ValueError: If a film has no name, one that leads outside the folder, or another's.
     """
     index, paths = films.index, []
-    stems = [Path(name).stem for name in index["filename"]]
+    if (index[["class", "filename"]] == "").any(axis=None):
+        raise ValueError("a film without a name or a class cannot be stored; name it")
+    stems = [_flat(name.rpartition(".")[0] or name) for name in index["filename"]]
     keys = list(zip(index["split"], index["class"], stems, strict=True))
     twins = {key for key, count in Counter(keys).items() if count > 1}
     for key, name in zip(keys, index["filename"], strict=True):
-        stem = name.replace(".", "-") if key in twins else key[2]
-        paths.append(Path(folder) / key[0] / key[1] / f"{stem}.png")
+        stem = _flat(name).replace(".", "-") if key in twins else key[2]
+        paths.append(Path(folder) / inner_path(key[0], key[1], f"{stem}.png"))
+    check_distinct(paths)
     return paths
+
+
+def _flat(name):
+    return name.replace("/", "-")
+
+
+def check_distinct(paths):
+    """Raises `ValueError` if a path is there twice."""
+    if twice := [path for path, count in Counter(paths).items() if count > 1]:
+        raise ValueError(f"films need names of their own. Received twice: {twice[0]}")
 
 
 def write_index(films, folder, **facts):
@@ -388,23 +433,25 @@ def save_films(films, folder):
 
     Args:
         films: `Films` of one size.
-        folder: The folder, made if missing; a file already there is kept.
+        folder: The folder, made if missing. Films of a set stored there before are replaced.
 
     Returns:
         The stored `Films`.
 
     Raises:
+        ValueError: If a file there, which is not of a stored set, would be overwritten.
         OSError: If the folder cannot be written; no file is left half-written.
     """
-    folder = Path(folder).expanduser().resolve()
-    paths = stored_paths(films, folder)
-    for parent in {path.parent for path in paths}:
-        parent.mkdir(parents=True, exist_ok=True)
+    folder = absolute(folder)
+    paths, stored_before = stored_paths(films, folder), (folder / "about.json").is_file()
     for path, image in zip(paths, films.images, strict=True):
-        if not path.exists():
-            partial = path.with_name(f".{path.name}.partial")
-            partial.write_bytes(cv2.imencode(".png", image)[1])
-            os.replace(partial, path)
+        content = cv2.imencode(".png", image)[1].tobytes()
+        if path.exists():
+            if path.read_bytes() == content:
+                continue
+            if not stored_before:
+                raise ValueError(f"{path} is another film: choose another folder, or delete it")
+        write_bytes(path, content)
     index = films.index.assign(path=[str(path) for path in paths])
     index["filename"] = [path.name for path in paths]
     stored = replace(films, index=index, _pixels=dict(films._pixels))

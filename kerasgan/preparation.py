@@ -1,16 +1,17 @@
 """Preparation: raw films of any size and kind become square grey PNG files of one size."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 
 import cv2
 import numpy as np
-from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from kerasgan.films import check_size, stored_paths, write_index
-from kerasgan.reading import read_with_remark
+from kerasgan.reading import image_size, read_with_remark
+from kerasgan.runs import absolute, read_json, write_bytes
 
 FITS = ("squash", "pad")
 
@@ -18,8 +19,9 @@ FITS = ("squash", "pad")
 def prepare(films, folder, size=64, fit="squash", workers=None):
     """Writes films as square grey PNG files of one size, with an index.
 
-    Files that cannot be read are passed over and named in `skipped`; files already prepared are
-    kept, so a call that was stopped goes on where it was.
+    Files that cannot be read are passed over and named in `skipped`; those that had to be converted
+    (CMYK, the first frame of several) are named as they are. Files already prepared are kept, so a
+    call that was stopped goes on where it was.
 
     Args:
         films: The raw `Films`.
@@ -33,7 +35,8 @@ def prepare(films, folder, size=64, fit="squash", workers=None):
         The prepared `Films`.
 
     Raises:
-        ValueError: If `size` or `fit` is out of range, or a class is left without a film.
+        ValueError: If `size` or `fit` is out of range, a class is left without a film, or the
+            folder holds the raw films, or others than these, which would be overwritten.
         OSError: If the folder cannot be written; what is finished stays.
 
     Example:
@@ -42,37 +45,54 @@ def prepare(films, folder, size=64, fit="squash", workers=None):
     check_size(size)
     if fit not in FITS:
         raise ValueError(f"fit must be one of {FITS}. Received: fit={fit!r}")
-    folder = Path(folder).expanduser().resolve()
+    folder = absolute(folder)
     paths = stored_paths(films, folder)
+    _check_folder(films, folder, size, fit)
     for parent in {path.parent for path in paths}:
         parent.mkdir(parents=True, exist_ok=True)
     in_memory = films.images if (films.index["path"] == "").any() else None
-    jobs = (
-        delayed(_prepare_one)(
-            source, target, size, fit, None if in_memory is None else in_memory[i, ..., 0]
-        )
-        for i, (source, target) in enumerate(zip(films.index["path"], paths, strict=True))
-    )
-    threads = workers or os.cpu_count()
-    done = Parallel(n_jobs=threads, backend="threading", return_as="generator")(jobs)
-    remarks = list(tqdm(done, total=len(paths), desc="preparing films", unit="film"))
+    # Threads that are waited for: one left inside OpenCV would abort the process as it ends.
+    pool = ThreadPoolExecutor(workers or os.cpu_count())
+    try:
+        pixels = [None] * len(paths) if in_memory is None else in_memory[..., 0]
+        done = pool.map(partial(_prepare_one, size, fit), films.index["path"], paths, pixels)
+        remarks = list(tqdm(done, total=len(paths), desc="preparing films", unit="film"))
+    finally:
+        pool.shutdown(cancel_futures=True)
     return _collected(films, folder, paths, remarks, size, fit)
 
 
-def _prepare_one(source, target, size, fit, pixels=None):
+def _check_folder(films, folder, size, fit):
+    """Refuses to prepare films in place, or into a collection of another size or fit."""
+    if any(path and folder in absolute(path).parents for path in films.index["path"]):
+        raise ValueError(f"{folder} holds the raw films themselves; choose another folder")
+    if (folder / "about.json").is_file():
+        about = read_json(folder / "about.json", "choose another folder")
+        if (there := (about.get("size"), about.get("fit", fit))) != (size, fit):
+            raise ValueError(
+                f"{folder} holds films of size={there[0]!r}, fit={there[1]!r}; choose another "
+                f"folder. Received: size={size}, fit={fit!r}"
+            )
+
+
+def _prepare_one(size, fit, source, target, pixels):
     """Prepares one film; returns (is there, remark)."""
     if target.exists():
+        try:
+            there = image_size(target)
+        except ValueError:
+            there = None
+        if there != (size, size):
+            raise ValueError(
+                f"{target} is damaged, or no film of {size} x {size} pixels: delete it, or choose "
+                "another folder"
+            )
         return True, ""
     try:
         image, remark = (pixels, "") if pixels is not None else read_with_remark(source)
     except (ValueError, OSError) as error:
         return False, str(error)
-    partial = target.with_name(f".{target.name}.partial")
-    try:
-        partial.write_bytes(cv2.imencode(".png", _resized(image, size, fit))[1])
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_bytes(target, cv2.imencode(".png", _resized(image, size, fit))[1].tobytes())
     return True, remark
 
 
@@ -89,8 +109,11 @@ def _resized(image, size, fit):
 
 def _collected(films, folder, paths, remarks, size, fit):
     index = films.index.assign(path=[str(path) for path in paths])
-    names = films.index["filename"]
-    notes = [(name, why) for name, (_, why) in zip(names, remarks, strict=True) if why]
+    names = films.index["class"] + "/" + films.index["filename"]
+    named = list(zip(names, remarks, strict=True))
+    notes = [(name, why) for name, (there, why) in named if not there]
+    for name, why in ((name, why) for name, (there, why) in named if there and why):
+        print(f"converted {name}: {why}")
     index["filename"] = [path.name for path in paths]
     index = index[[there for there, _ in remarks]].reset_index(drop=True)
     if lost := set(films.classes) - set(index["class"]):

@@ -55,13 +55,21 @@ class Encoder:
 
     @classmethod
     def keras(cls, path, name=None):
-        """A saved `.keras` model of images in [-1, 1], which are resized to its input."""
-        import keras
+        """A saved `.keras` model of images in [-1, 1], which are resized to its input.
 
+        Raises:
+            ValueError: the file is damaged, could run code, or is no model of square grey images.
+        """
         from kerasgan.films import to_float
+        from kerasgan.store import load_safely
 
-        model = keras.models.load_model(path)
-        side = model.input_shape[1]
+        model = load_safely(path, "encoder")
+        shapes = [tuple(tensor.shape) for tensor in (*model.inputs, *model.outputs)]
+        side = shapes[0][1]
+        if len(shapes) != 2 or shapes[0] != (None, side, side, 1) or side is None:
+            raise ValueError(
+                f"{path} is no encoder: it must turn (n, h, h, 1) into features. Received: {shapes}"
+            )
         name = name or f"{model.name} ({Path(path).name})"
         return cls(name, lambda x: model.predict_on_batch(to_float(_resized(x, side))))
 
@@ -356,6 +364,12 @@ def compare_sets(
         reference_set += " (stretched)"
         real, fakes = stretch(real), {name: stretch(x) for name, x in fakes.items()}
         fakes["authors"] = stretch(authors)
+    for name, images in {"real": real, **fakes}.items():
+        if _checked(images).shape[1:] != real.shape[1:] or len(images) < 12:
+            raise ValueError(
+                f"a set needs at least 12 images, as large as the real ones. Received: {name} of "
+                f"{class_name} {images.shape}, real {real.shape}"
+            )
     found = _halved_scores(real, fakes, encoder, patients, draws, seed)
     rows = []
     for name, images in fakes.items():

@@ -3,8 +3,12 @@
 import json
 import os
 import time
+import zipfile
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+MAX_BYTES = 2**31  # of an archive when unpacked: beyond, it is no file of ours but a bomb
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,8 @@ class Run:
     Raises:
         ValueError: If the profile is unknown, the name no folder name, or the run was begun with
             other settings.
-        FileNotFoundError: If `profile` is `None` and there is no such run.
+        FileNotFoundError: If `profile` is `None` and there is no such run, or a new run's films
+            are in a folder that is not there.
         OSError: If the folder cannot be written.
 
     Example:
@@ -148,7 +153,7 @@ class Run:
         if not name or name in (".", "..") or any(mark in name for mark in "/\\\0"):
             raise ValueError(f"a run's name is the name of a folder. Received: name={name!r}")
         self.name = name
-        self.folder = Path(root or default_root()).expanduser().resolve() / name
+        self.folder = absolute(root or default_root()) / name
         begun = self._read()
         if profile is None:
             if begun is None:
@@ -157,12 +162,17 @@ class Run:
         else:
             if profile not in PROFILES:
                 raise ValueError(f"profile must be one of {list(PROFILES)}. Received: {profile!r}")
-            data = str(Path(data).expanduser().resolve()) if _is_path(data) else data
+            data = str(absolute(data)) if _is_path(data) else data
             self.settings = {"profile": profile, "data": data, "seed": int(seed)}
             if begun is not None and begun != self.settings:
                 raise ValueError(
                     f"{self.folder} was begun with {begun}, not {self.settings}: choose another "
                     "run name (RUN=name), or delete that folder"
+                )
+            if begun is None and _is_path(data) and not Path(data).is_dir():
+                raise FileNotFoundError(
+                    f"no folder {data}. Films come from auto, simulated, a collection's name, or "
+                    "a folder with one folder of images per class"
                 )
         self.profile = PROFILES[self.settings["profile"]]
         self.seed = self.settings["seed"]
@@ -173,14 +183,40 @@ class Run:
         path = self.folder / "settings.json"
         if not path.is_file():
             return None
+        remedy = f"delete {self.folder} to begin anew"
+        settings = read_json(path, remedy)
+        kept = {name: settings.get(name) for name in ("profile", "data", "seed")}
+        kinds = [type(value) for value in kept.values()]
+        if kinds != [str, str, int] or kept["profile"] not in PROFILES:
+            raise ValueError(f"{path} is damaged; {remedy}")
+        return kept
+
+    @contextmanager
+    def lock(self):
+        """Holds the run for this process, in a `with` block, so that no second one writes to it.
+
+        The operating system gives the lock back when the process ends, however it ends.
+
+        Raises:
+            BlockingIOError: If another process holds it; the message has its number.
+        """
+        from filelock import FileLock, Timeout
+
+        lock, holder = FileLock(self.path(".lock")), self.path(".holder")
         try:
-            settings = json.loads(path.read_text(encoding="utf-8"))
-            known = settings["profile"] in PROFILES and isinstance(settings["seed"], int)
-            if known and isinstance(settings["data"], str):
-                return {name: settings[name] for name in ("profile", "data", "seed")}
-        except (ValueError, KeyError, TypeError):
-            pass
-        raise ValueError(f"{path} is damaged; delete {self.folder} to begin anew")
+            lock.acquire(timeout=0)
+        except Timeout:
+            number = holder.read_text().strip() if holder.is_file() else "not known"
+            raise BlockingIOError(
+                f"{self.folder} is in use by another process (pid {number}): wait for it or stop "
+                "it, or choose another run name (RUN=name)"
+            ) from None
+        try:
+            write_text(holder, f"{os.getpid()}\n")
+            yield self
+        finally:
+            holder.unlink(missing_ok=True)
+            lock.release()
 
     def path(self, *parts):
         """Returns a path inside the run's folder, whose parent folder is made."""
@@ -262,9 +298,18 @@ class Run:
         return figure
 
     def finished(self, stage):
-        """Returns the seconds a stage took, or `None` if it has not finished."""
+        """Returns the seconds a stage took, or `None` if it has not finished.
+
+        A damaged mark is named and counts as not finished: the stage runs again.
+        """
         path = self.folder / "stages" / f"{stage}.json"
-        return json.loads(path.read_text())["seconds"] if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            return float(read_json(path, "the stage is run again")["seconds"])
+        except (ValueError, KeyError, TypeError) as error:
+            print(f"Damaged mark of a finished stage, which is run again: {path} ({error})")
+            return None
 
     def finish(self, stage, seconds):
         """Marks a stage as finished after `seconds`; it is not run again."""
@@ -278,6 +323,83 @@ def _is_path(data):
     return data not in ("auto", "simulated", *COLLECTIONS)
 
 
+def absolute(path):
+    """Returns the absolute path, `~` expanded.
+
+    Args:
+        path: The path.
+
+    Raises:
+        ValueError: If it names the home of an unknown user, or holds a null character.
+    """
+    try:
+        return Path(path).expanduser().resolve()
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"{str(path)!r} is no usable path ({error}); give another") from None
+
+
+def read_json(path, remedy):
+    """Reads a JSON object.
+
+    Args:
+        path: The file's path.
+        remedy: What to do about a damaged file, for the message.
+
+    Returns:
+        The object, a dict.
+
+    Raises:
+        ValueError: If the file is damaged or holds something else.
+        OSError: If it cannot be read.
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged, it is not JSON ({error}); {remedy}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is damaged, it is no JSON object; {remedy}")
+    return found
+
+
+def read_arrays(path):
+    """Reads an `.npz` file without running anything in it, and not beyond `MAX_BYTES`.
+
+    Args:
+        path: The file's path.
+
+    Returns:
+        Dict from name to array.
+
+    Raises:
+        ValueError: If the file is damaged, too large, or holds other things than numbers and text.
+        OSError: If it is missing or may not be read.
+    """
+    import numpy as np
+
+    try:
+        check_archive(path)
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (FileNotFoundError, PermissionError, IsADirectoryError):
+        raise
+    except Exception as error:  # zipfile, zlib and NumPy raise many kinds for damaged files
+        raise ValueError(f"{path} is no readable .npz file: {error}") from None
+    if other := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
+        raise ValueError(f"{path} is no .npz file: {other[0]} in it is no array")
+    return arrays
+
+
+def check_archive(path):
+    """Raises `ValueError` unless `path` is a zip archive of at most `MAX_BYTES` unpacked."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(part.file_size for part in archive.infolist())
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise ValueError(f"damaged, or no archive at all ({error})") from None
+    if size > MAX_BYTES:
+        raise ValueError(f"{size:,} bytes when unpacked, the limit is {MAX_BYTES:,}")
+
+
 def write_text(path, text):
     """Writes a text file whole or not at all.
 
@@ -288,11 +410,24 @@ def write_text(path, text):
     Raises:
         OSError: If it cannot be written; what was there stays.
     """
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path, content):
+    """Writes a file whole or not at all, as `write_text` does.
+
+    Args:
+        path: The file's path; its folder is made.
+        content: The bytes.
+
+    Raises:
+        OSError: If it cannot be written; what was there stays.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_bytes(content)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -1,17 +1,17 @@
 """Where films come from: named collections with pinned downloads, any folder, simulated films."""
 
-import json
 import os
 import re
 import urllib.parse
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
-from kerasgan.films import COLUMNS, Films, check_size
+from kerasgan.films import COLUMNS, Films, check_distinct, check_size, inner_path
 from kerasgan.reading import image_size
-from kerasgan.runs import write_text
+from kerasgan.runs import absolute, read_json, write_text
 
 _GITHUB = "https://raw.githubusercontent.com"
 COLLECTIONS = {
@@ -67,7 +67,7 @@ def load_films(source="auto", size=None, patient_pattern=None, test_share=0.2, s
         return _simulated(size, seed, "SIMULATED FILMS, not patients, as was asked for")
     if source in COLLECTIONS:
         return _collection(source, size)
-    return _folder(Path(source).expanduser(), size, patient_pattern, test_share, seed)
+    return _folder(absolute(source), size, patient_pattern, test_share, seed)
 
 
 def _simulated(size, seed, note):
@@ -93,7 +93,7 @@ def manifest(name):
 def _collection(name, size):
     table = manifest(name)
     if root := os.environ.get("KERASGAN_DATA"):
-        folder = Path(root).expanduser() / name
+        folder = absolute(root) / name
         if folder.is_dir():
             return _listed(folder, table, name, size)
     cache = _cache() / name
@@ -105,7 +105,7 @@ def _collection(name, size):
 def _cache():
     import pooch
 
-    return Path(os.environ.get("KERASGAN_HOME") or pooch.os_cache("kerasgan")).expanduser()
+    return absolute(os.environ.get("KERASGAN_HOME") or pooch.os_cache("kerasgan"))
 
 
 def _paths(table, folder=None):
@@ -115,12 +115,9 @@ def _paths(table, folder=None):
     """
     if folder is not None and not any((folder / split).is_dir() for split in set(table["split"])):
         table = table.assign(split="")
-    paths = []
-    for parts in table[["split", "class", "filename"]].itertuples(index=False):
-        parts = [part for part in parts if part]
-        if any(part in (".", "..") or re.search(r"[\\/\0]", part) for part in parts):
-            raise ValueError(f"an index may not point outside its folder. Received: {parts}")
-        paths.append(Path(*parts))
+    rows = table[["split", "class", "filename"]].itertuples(index=False)
+    paths = [inner_path(*parts) for parts in rows]
+    check_distinct(paths)
     return paths
 
 
@@ -203,7 +200,7 @@ def _films(index, name, size, skipped, about=None):
     classes = tuple(sorted(index["class"].unique()))
     if size is None:
         size = about.get("size") or _common_size(index["path"])
-    skipped = (*map(tuple, about.get("skipped", [])), *skipped)
+    skipped = (*map(tuple, about.get("skipped", ())), *skipped)
     return Films(index, classes, size, name, about.get("note", ""), skipped)
 
 
@@ -225,13 +222,18 @@ def _about(folder):
     path = folder / "about.json"
     if not path.is_file():
         return {}
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is not JSON ({error}); delete it or prepare the films again"
-        ) from None
-    return about if isinstance(about, dict) else {}
+    remedy = "delete it or prepare the films again"
+    about = read_json(path, remedy)
+    size, skipped = about.get("size"), about.get("skipped", [])
+    texts = about.get("name", ""), about.get("note", "")
+    if not (
+        (size is None or type(size) is int and 0 < size <= 10_000)
+        and all(isinstance(text, str) for text in texts)
+        and isinstance(skipped, list)
+        and all(isinstance(pair, list) and [*map(type, pair)] == [str, str] for pair in skipped)
+    ):
+        raise ValueError(f"{path} is damaged; {remedy}")
+    return about
 
 
 def _files(folder):
@@ -247,7 +249,7 @@ def _files(folder):
 def _folder(folder, size, pattern, test_share, seed):
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"no folder {folder.resolve()}. A source is auto, simulated, "
+            f"no folder {folder}. A source is auto, simulated, "
             f"{', '.join(COLLECTIONS)}, or a folder with one folder of images per class"
         )
     table = next((folder / name for name in _TABLES if (folder / name).is_file()), None)
@@ -256,6 +258,10 @@ def _folder(folder, size, pattern, test_share, seed):
     else:
         index, skipped = _scan(folder)
     _paths(index)  # refuses an index that points elsewhere
+    classes = sorted(index["class"].unique())
+    lower = [name.lower() for name in classes]
+    if twins := [name for name in classes if lower.count(name.lower()) > 1]:
+        raise ValueError(f"classes differ only in case: {twins}; rename one or merge them")
     if (index["split"] == "").all():
         index = _with_split(index, pattern, test_share, seed)
         _keep(index, folder)
@@ -266,8 +272,10 @@ def _folder(folder, size, pattern, test_share, seed):
 
 def _read_table(path):
     try:
-        index = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (ValueError, UnicodeDecodeError) as error:
+        with warnings.catch_warnings():  # pandas warns of cells beyond the columns and drops them
+            warnings.simplefilter("error")
+            index = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
+    except (ValueError, pd.errors.ParserWarning) as error:
         raise ValueError(f"{path} is not a CSV table: {error}") from None
     if missing := {"class", "filename"} - set(index.columns):
         raise ValueError(f"{path} needs the columns class and filename; it lacks {sorted(missing)}")
@@ -276,6 +284,10 @@ def _read_table(path):
             index[column] = ""
     if not len(index):
         raise ValueError(f"{path} lists no films")
+    if nameless := int((index[["class", "filename"]] == "").any(axis=1).sum()):
+        raise ValueError(f"{path}: {nameless} rows lack a class or a filename; fill them in")
+    if 0 < (index["split"] == "").sum() < len(index):
+        raise ValueError(f"{path}: some rows have a split and some none; fill in all or none")
     return index
 
 
@@ -284,7 +296,7 @@ def _scan(folder):
     tops = sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
     splits = {"train", "test", "val", "validation"}
     split = bool(tops) and all(path.name.lower() in splits for path in tops)
-    rows, skipped, classes = [], [], set()
+    rows, skipped = [], []
     for top in tops:
         for kind in sorted(p for p in top.iterdir() if p.is_dir()) if split else [top]:
             found = 0
@@ -293,20 +305,17 @@ def _scan(folder):
                     skipped.append((str(path.relative_to(folder)), "not an image"))
                     continue
                 where = top.name.lower() if split else ""
-                rows.append((str(path.resolve()), path.name, kind.name, where, ""))
+                name = path.relative_to(kind).as_posix()
+                rows.append((str(path.resolve()), name, kind.name, where, ""))
                 found += 1
             if not found:
                 raise ValueError(
                     f"class folder {kind} holds no films; add some or remove the folder"
                 )
-            classes.add(kind.name)
     if not rows:
         raise FileNotFoundError(
             f"{folder.resolve()} holds no class folders with images: one folder per class is needed"
         )
-    lower = [name.lower() for name in classes]
-    if twins := sorted(name for name in classes if lower.count(name.lower()) > 1):
-        raise ValueError(f"classes differ only in case: {twins}; rename one or merge them")
     return pd.DataFrame(rows, columns=COLUMNS), skipped
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from kerasgan.runs import check_archive, read_json, write_bytes, write_text
+
 _INTENDED_USE = (
     "Research on data augmentation and teaching. Not for diagnosis, and not a source of medical "
     "images for any clinical purpose."
@@ -83,7 +85,7 @@ def add_scores(folder, table):
     columns = ["metric", "value", "low", "high", "floor", "authors", "reference_set", "encoder"]
     rows = json.loads(table[columns].round(4).to_json(orient="records"))
     card["scores"] = {row.pop("metric"): row for row in rows}
-    _write(Path(folder) / "card.json", (json.dumps(card, indent=2) + "\n").encode())
+    write_text(Path(folder) / "card.json", json.dumps(card, indent=2) + "\n")
 
 
 def _save(model, role, folder, trained_on, facts, images=None):
@@ -117,8 +119,8 @@ def _save(model, role, folder, trained_on, facts, images=None):
     finally:
         partial.unlink(missing_ok=True)
     if images is not None:
-        _write(folder / "samples.png", _png_grid(images))
-    _write(folder / "card.json", (json.dumps(card, indent=2) + "\n").encode())
+        write_bytes(folder / "samples.png", _png_grid(images))
+    write_text(folder / "card.json", json.dumps(card, indent=2) + "\n")
     return folder
 
 
@@ -139,15 +141,6 @@ def _png_grid(images, columns=8):
     return cv2.imencode(".png", np.vstack(rows))[1].tobytes()
 
 
-def _write(path, content):
-    partial = path.with_name(f"partial-{path.name}")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def load_model(folder, role="generator"):
     """Loads a saved model in Keras' safe mode: no code of the file is run.
 
@@ -162,28 +155,94 @@ def load_model(folder, role="generator"):
         FileNotFoundError: If there is no such file.
         ValueError: If the file is damaged, holds custom objects, or a model of another role.
     """
-    import keras
-
     path = Path(folder)
     path = path if path.suffix == ".keras" else path / f"{role}.keras"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no {role} at {path}; `python -m kerasgan models` lists the saved ones"
-        )
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is damaged or not a .keras file; restore it or train it again")
-    try:
-        model = keras.models.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # Keras raises many kinds for a file it cannot or will not read
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"{path} cannot be loaded in safe mode: it is damaged, or holds layers that are not "
-            f"Keras' own, which could run code. Keras says: {reason}"
-        ) from error
+    model = load_safely(path, role)
     found = _role(model)
     if found != role:
         raise ValueError(f"{path} is no {role}. Received: a model {found or 'of another kind'}")
     return model
+
+
+def load_safely(path, role="model"):
+    """Loads a `.keras` file of Keras' own layers, after a look at what it asks for.
+
+    Older versions of Keras imported whatever module a file named, safe mode or not, and some of
+    Keras' own layers open files: so the list of layers is read first, and refused or not, here.
+
+    Args:
+        path: The `.keras` file.
+        role: What it should be, for the messages.
+
+    Returns:
+        The Keras model, not compiled.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged, or holds custom objects or layers that could run code.
+    """
+    import keras
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"no {role} at {path}; `python -m kerasgan models` lists the saved ones"
+        )
+    try:
+        check_archive(path)
+        with zipfile.ZipFile(path) as archive:
+            config = json.loads(archive.read("config.json"))
+        foreign = sorted(set(_foreign(config)))
+    except Exception as error:  # zipfile and zlib raise many kinds for damaged files
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(
+            f"{path} is damaged or not a .keras file ({reason}); restore it or train it again"
+        ) from None
+    if foreign:
+        raise ValueError(
+            f"{path} is refused: it holds {', '.join(foreign[:3])}, not Keras' own plain layers, "
+            "which could run code or read files; build it of plain layers and save it again"
+        )
+    try:
+        return keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises many kinds for a file it cannot or will not read
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"{path} cannot be loaded in safe mode: it is damaged, or of another version. Keras "
+            f"says: {reason}"
+        ) from error
+
+
+_MODULES = ("keras.layers", "keras.initializers", "keras.regularizers", "keras.constraints")
+_PARTS = {
+    ("keras", "DTypePolicy"),
+    ("keras", "Sequential"),
+    ("keras", "Functional"),
+    ("keras.models", "Functional"),
+    ("keras.models", "Sequential"),
+    ("keras.src.models.functional", "Functional"),
+    ("keras.src.models.sequential", "Sequential"),
+    (None, "__keras_tensor__"),
+}
+_NOT_PLAIN = ("Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer")
+_NOT_PLAIN += ("StringLookup", "IntegerLookup", "TextVectorization")
+
+
+def _foreign(config):
+    """Yields the objects of a model's configuration that are not Keras' own plain ones."""
+    if isinstance(config, list):
+        for part in config:
+            yield from _foreign(part)
+    if not isinstance(config, dict):
+        return
+    if "class_name" in config:
+        module, name = config.get("module"), config["class_name"]
+        plain = module in _MODULES and name not in _NOT_PLAIN
+        if not plain and (module, name) not in _PARTS:
+            yield f"{module}.{name}" if module else str(name)
+    for key, part in config.items():
+        # Compile settings are not loaded, and of a model compiled by a package, not Keras' own.
+        if key not in ("compile_config", "build_config"):
+            yield from _foreign(part)
 
 
 def _role(model):
@@ -207,19 +266,17 @@ def read_card(folder):
 
     Raises:
         FileNotFoundError: If there is no card.
-        ValueError: If it is not a JSON object with `role`, `name` and `data`.
+        ValueError: If it is not a JSON object with `role`, `name` and `data`, and, if it names
+            `classes`, a list of names.
     """
     path = Path(folder) / "card.json"
     if not path.is_file():
         raise FileNotFoundError(f"no card at {path}; a saved model is a folder with a card.json")
-    try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is not JSON: {error}; restore it or save the model again"
-        ) from None
-    if not isinstance(card, dict) or not {"role", "name", "data"} <= set(card):
-        raise ValueError(f"{path} is no model card: it needs role, name and data")
+    card = read_json(path, "restore it or save the model again")
+    data, classes = card.get("data"), card.get("classes", [])
+    texts = [card.get("role"), card.get("name"), *(classes if isinstance(classes, list) else [0])]
+    if not isinstance(data, dict) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{path} is no model card: it needs role, name, data and classes")
     return card
 
 

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +9,7 @@ from kerasgan.films import (
     Films,
     check_size,
     epoch_numbers,
+    inner_path,
     save_films,
     stored_paths,
     to_float,
@@ -150,3 +153,40 @@ def test_names_of_any_script_survive(tmp_path):
     again = load_films(tmp_path / "ü x")
     assert sorted(again.index["filename"]) == sorted(names) and again.classes == classes
     assert {image.tobytes() for image in again.images} == {x.tobytes() for x in images}
+
+
+@pytest.mark.parametrize("name", ["../x.png", "a/../../x.png", "/x.png", "a\\b.png", "C:x.png"])
+def test_no_name_leads_out_of_the_folder(tmp_path, name):
+    with pytest.raises(ValueError, match="may not point outside"):
+        inner_path("train", "a", name)
+    films = Films.from_arrays(np.zeros((1, 16, 16), np.uint8), [0], ("../b",))
+    with pytest.raises(ValueError, match="may not point outside"):
+        save_films(films, tmp_path / "in")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_stored_set_is_brought_up_to_date_and_a_foreign_film_is_not_touched(films16, tmp_path):
+    save_films(films16, tmp_path / "own")
+    changed = Films.from_arrays(
+        255 - films16.images,
+        films16.labels,
+        CLASSES,
+        split=list(films16.index["split"]),
+        filenames=list(films16.index["filename"]),
+    )
+    save_films(changed, tmp_path / "own")
+    assert load_films(tmp_path / "own").hash == changed.hash
+    path = stored_paths(films16, tmp_path / "foreign")[3]
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"mine")
+    with pytest.raises(ValueError, match="is another film"):
+        save_films(films16, tmp_path / "foreign")
+    assert path.read_bytes() == b"mine"
+
+
+def test_a_damaged_film_is_named_when_it_is_read(films16, tmp_path):
+    stored = save_films(films16, tmp_path)
+    path = stored.index["path"][5]
+    Path(path).write_bytes(b"\x89PNG\r\n")
+    with pytest.raises(ValueError, match=f"{path}.*prepare"):
+        load_films(tmp_path).images  # noqa: B018

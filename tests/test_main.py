@@ -1,6 +1,9 @@
+import ast
+import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -45,6 +48,48 @@ def test_another_backend_is_refused():
     assert "unset KERAS_BACKEND" in done.stderr and done.returncode == 1
 
 
+def test_another_backend_is_refused_in_one_line_of_the_command():
+    environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    command = [sys.executable, "-m", "kerasgan", "audit", "x"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 1 and done.stderr.startswith("kerasgan: ")
+    assert "unset KERAS_BACKEND" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_backend_set_in_the_configuration_of_keras_does_not_step_in(tmp_path):
+    (tmp_path / "keras.json").write_text('{"backend": "jax"}')
+    code = "import os, kerasgan; assert os.environ['KERAS_BACKEND'] == 'tensorflow'"
+    environment = {k: v for k, v in os.environ.items() if k != "KERAS_BACKEND"}
+    environment["KERAS_HOME"] = str(tmp_path)
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+FORBIDDEN = {"eval", "exec", "__import__", "system", "popen", "extractall", "unpack_archive"}
+FORBIDDEN |= {"read_pickle", "to_pickle", "enable_unsafe_deserialization", "Lambda"}
+FORBIDDEN_MODULES = {"pickle", "cloudpickle", "dill", "shelve", "marshal", "subprocess", "tarfile"}
+
+
+@pytest.mark.parametrize(
+    "path", sorted(Path(store.__file__).parent.glob("*.py")), ids=lambda path: path.name
+)
+def test_nothing_in_the_package_runs_foreign_code(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
+            assert not FORBIDDEN_MODULES & {name.split(".")[0] for name in names}
+        if not isinstance(node, ast.Call):
+            continue
+        name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+        owner = ast.unparse(getattr(node.func, "value", ast.Constant(None)))
+        options = {option.arg: ast.unparse(option.value) for option in node.keywords}
+        assert name not in FORBIDDEN, name
+        assert "shell" not in options
+        if name == "load":
+            assert owner == "np" and options["allow_pickle"] == "False"
+        if name == "load_model" and owner.endswith("models"):
+            assert options["safe_mode"] == "True" and options["compile"] == "False"
+
+
 def test_public_names_have_documentation():
     import kerasgan
 
@@ -84,6 +129,9 @@ def real_or_simulated(tmp_path):
         (["synthesise", "nowhere", "out"], "no card"),
         (["run", "x", "--profile", "slow"], "profile must be one of"),
         (["run", "a/b"], "name of a folder"),
+        (["run", "a", "--profile", "smoke", "--data", "nowhere"], "no folder"),
+        (["audit", "~no-such-user/films"], "no usable path"),
+        (["compare", "simulated", "--classifiers", "cnn,vit"], "['vit']"),
     ],
 )
 def test_errors_are_one_line_that_names_the_remedy(words, message, capsys, tmp_path, monkeypatch):
@@ -93,6 +141,16 @@ def test_errors_are_one_line_that_names_the_remedy(words, message, capsys, tmp_p
     error = capsys.readouterr().err
     assert error.startswith("kerasgan: ") and message in error and error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["train", "x", "y", "--steps", "0"], ["run", "--seed", "-1"], ["compare", "--folds", "0"]],
+)
+def test_numbers_out_of_range_are_refused_before_anything_begins(words, capsys):
+    with pytest.raises(SystemExit):
+        main(words)
+    assert f"{words[-1]}" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_train_saves_a_generator_per_class_without_the_test_patients(tmp_path, capsys):

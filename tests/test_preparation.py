@@ -4,6 +4,7 @@ import stat
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from kerasgan.preparation import prepare
 from kerasgan.sources import load_films
@@ -61,6 +62,43 @@ def test_unreadable_files_are_named_and_passed_over(raw, tmp_path):
     }
     stored = load_films(tmp_path / "out")
     assert len(stored) == 6 and len(stored.skipped) == 3
+
+
+def test_converted_films_are_kept_and_named(raw, tmp_path, capsys):
+    frames = [Image.fromarray(np.full((40, 40), value, np.uint8)) for value in (9, 200)]
+    frames[0].save(raw / "a" / "moving.gif", save_all=True, append_images=frames[1:])
+    frames[1].convert("CMYK").save(raw / "b" / "print.jpg")
+    films = prepare(load_films(raw), tmp_path / "out", 16)
+    assert len(films) == 8 and not films.skipped
+    out = capsys.readouterr().out
+    assert "converted a/moving.gif: first of 2 frames" in out and "b/print.jpg: CMYK" in out
+
+
+def test_films_of_one_name_in_several_folders_are_all_prepared(raw, tmp_path):
+    for sub in ("x", "y"):
+        (raw / "a" / sub).mkdir()
+        (raw / "a" / sub / "0.jpg").write_bytes((raw / "a" / "0.jpg").read_bytes())
+    films = load_films(raw)
+    assert {"0.jpg", "x/0.jpg", "y/0.jpg"} <= set(films.index["filename"])
+    assert len(load_films(raw)) == len(films) == 8, "the split was kept"
+    out = prepare(films, tmp_path / "out", 16)
+    assert len(load_films(tmp_path / "out")) == len(out) == len(set(out.index["path"])) == 8
+
+
+def test_raw_films_and_other_sizes_are_not_overwritten(raw, tmp_path):
+    films = load_films(raw)
+    for folder in (raw, raw.parent):
+        with pytest.raises(ValueError, match="raw films themselves"):
+            prepare(films, folder, 16)
+    out = prepare(films, tmp_path / "out" / "16", 16)
+    for size, fit in ((32, "squash"), (16, "pad")):
+        with pytest.raises(ValueError, match="holds films of size=16, fit='squash'"):
+            prepare(films, tmp_path / "out" / "16", size, fit)
+    path = out.index["path"][0]
+    with open(path, "wb"):
+        pass
+    with pytest.raises(ValueError, match=f"{path} is damaged"):
+        prepare(films, tmp_path / "out" / "16", 16)
 
 
 def test_a_class_without_a_readable_film_is_an_error(raw, tmp_path):

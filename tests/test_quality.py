@@ -369,3 +369,25 @@ def test_wrong_input_is_named():
         quality.hog_features(np.zeros((2, 8, 8, 1)))
     with pytest.raises(ValueError, match=r"uint8 \(2, 8, 8\)"):
         quality.diversity(np.zeros((2, 8, 8), "uint8"))
+
+
+def test_a_model_that_is_no_plain_encoder_is_refused(tmp_path):
+    import keras
+
+    image, latent = keras.Input((16, 16, 1)), keras.Input((4,))
+    code = keras.layers.Flatten()(keras.layers.Lambda(lambda x: x)(image))
+    keras.Model(image, code).save(tmp_path / "code.keras")
+    with pytest.raises(ValueError, match="Lambda.*could run code"):
+        quality.Encoder.keras(tmp_path / "code.keras")
+    keras.Model(latent, keras.layers.Dense(3)(latent)).save(tmp_path / "other.keras")
+    with pytest.raises(ValueError, match="is no encoder"):
+        quality.Encoder.keras(tmp_path / "other.keras")
+    (tmp_path / "cut.keras").write_bytes((tmp_path / "other.keras").read_bytes()[:500])
+    with pytest.raises(ValueError, match="is damaged"):
+        quality.Encoder.keras(tmp_path / "cut.keras")
+
+
+@pytest.mark.parametrize("fake", [films(20, size=16), films(5)])
+def test_sets_that_cannot_be_compared_are_named(fake):
+    with pytest.raises(ValueError, match="at least 12 images.*Received: ours of all"):
+        quality.compare_sets(films(20), {"ours": fake}, pixels)

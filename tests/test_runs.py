@@ -1,12 +1,15 @@
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from kerasgan import runs
 from kerasgan.compare import reference_arms
 from kerasgan.films import Films, save_films
-from kerasgan.runs import PROFILES, Run, write_text
+from kerasgan.runs import PROFILES, Run, read_arrays, write_text
 
 
 def test_the_paper_profile_is_the_study():
@@ -28,6 +31,10 @@ def test_a_run_goes_on_with_its_own_settings_only(tmp_path):
 
 def test_a_path_is_made_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no folder .*films"):
+        Run("a", "smoke", "films", root=tmp_path)
+    assert not (tmp_path / "a").exists(), "nothing is begun without films"
+    (tmp_path / "films").mkdir()
     assert Run("a", "smoke", "films", root=tmp_path).settings["data"] == str(tmp_path / "films")
     assert Run("b", "smoke", "covid-xray-64", root=tmp_path).settings["data"] == "covid-xray-64"
 
@@ -102,3 +109,46 @@ def test_the_root_of_runs(monkeypatch, tmp_path):
     from kerasgan.runs import default_root
 
     assert default_root().name == "runs"
+
+
+HOLD = """
+import sys, time
+from kerasgan.runs import Run
+with Run("a", "smoke", "simulated", root=sys.argv[1]).lock():
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path):
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert first.stdout.readline() == "held\n"
+    run = Run("a", "smoke", "simulated", root=tmp_path)
+    with pytest.raises(BlockingIOError, match=f"pid {first.pid}.*another run name"), run.lock():
+        pass
+    first.kill()
+    first.communicate()
+    with run.lock():
+        assert (run.folder / ".holder").read_text()
+    assert not (run.folder / ".holder").exists()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"seconds": "long"}', '{"seconds": []}'])
+def test_a_damaged_mark_of_a_stage_is_named_and_the_stage_runs_again(tmp_path, content, capsys):
+    run = Run("a", "smoke", "simulated", root=tmp_path)
+    write_text(run.path("stages", "01_data.json"), content)
+    assert run.finished("01_data") is None
+    assert "01_data.json" in capsys.readouterr().out
+
+
+def test_arrays_are_read_up_to_a_limit_and_without_pickles(tmp_path, monkeypatch):
+    np.savez(tmp_path / "a.npz", x=np.arange(3))
+    np.testing.assert_array_equal(read_arrays(tmp_path / "a.npz")["x"], [0, 1, 2])
+    np.savez_compressed(tmp_path / "bomb.npz", x=np.zeros(10_000_000))
+    monkeypatch.setattr(runs, "MAX_BYTES", 1_000_000)
+    with pytest.raises(ValueError, match="the limit is 1,000,000"):
+        read_arrays(tmp_path / "bomb.npz")
+    np.savez(tmp_path / "code.npz", x=np.array([{}], object))
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        read_arrays(tmp_path / "code.npz")

@@ -232,12 +232,28 @@ def test_a_missing_folder_is_named(tmp_path):
         ("class,filename\n", "lists no films"),
         ("class,filename\na,gone.png\na,1.png\n", "lacks 1 of 2|at least two"),
         ("", "not a CSV"),
+        ("class,filename\na,1.png,train\n", "not a CSV"),
+        ("class,filename\na,\n", "lack a class or a filename"),
+        ("class,filename,split\na,1.png,train\na,2.png,\n", "some none"),
+        ("class,filename,split\na,1.png,train\na,1.png,test\n", "Received twice: a/1.png"),
+        ("class,filename,split\na,1.png,train\nA,1.png,test\n", "differ only in case"),
     ],
 )
 def test_an_index_that_lies_is_refused(tmp_path, content, message):
     folder_of(tmp_path, {"a/1.png": 1, "a/2.png": 2})
     (tmp_path / "index.csv").write_text(content)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
+        load_films(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "{", '{"size": -4}', '{"size": "x"}', '{"skipped": [1]}', '{"note": 1}']
+)
+def test_a_damaged_about_is_named(tmp_path, content):
+    folder_of(tmp_path, {"train/a/1.png": 1, "test/a/2.png": 2})
+    (tmp_path / "index.csv").write_text("split,class,filename\ntrain,a,1.png\ntest,a,2.png\n")
+    (tmp_path / "about.json").write_text(content)
+    with pytest.raises(ValueError, match="about.json is damaged.*delete it or prepare"):
         load_films(tmp_path)
 
 

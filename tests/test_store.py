@@ -8,6 +8,8 @@ import keras
 import numpy as np
 import pytest
 
+from kerasgan import runs
+from kerasgan.__main__ import main
 from kerasgan.gan import draw
 from kerasgan.networks import build_classifier, build_generator
 from kerasgan.reading import read_film
@@ -84,9 +86,10 @@ def test_what_is_not_there_is_named(tmp_path, films16):
         load_model(tmp_path)
     with pytest.raises(FileNotFoundError, match="no card"):
         read_card(tmp_path)
-    (tmp_path / "card.json").write_text("[1]")
-    with pytest.raises(ValueError, match="no model card"):
-        read_card(tmp_path)
+    for content, message in (("[1]", "no JSON object"), ('{"role": "x"}', "no model card")):
+        (tmp_path / "card.json").write_text(content)
+        with pytest.raises(ValueError, match=message):
+            read_card(tmp_path)
 
 
 def test_a_damaged_file_is_named(saved):
@@ -124,6 +127,45 @@ def test_a_custom_object_is_refused(saved):
             archive.writestr(name, content)
     with pytest.raises(ValueError, match="not Keras' own"):
         load_model(saved[1])
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("keras.layers", "TFSMLayer"),
+        ("keras.layers", "StringLookup"),
+        ("keras.utils", "get_file"),
+        ("keras", "get_file"),
+        ("builtins", "function"),
+    ],
+)
+def test_what_keras_itself_could_be_made_to_open_is_refused(saved, module, name, monkeypatch):
+    path = saved[1] / "generator.keras"
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    config = json.loads(parts["config.json"])
+    config["config"]["layers"][1]["config"]["hidden"] = [{"module": module, "class_name": name}]
+    parts["config.json"] = json.dumps(config).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for part, content in parts.items():
+            archive.writestr(part, content)
+    monkeypatch.setattr(keras.models, "load_model", lambda *_, **__: pytest.fail("was loaded"))
+    with pytest.raises(ValueError, match=f"{name}.*could run code or read files"):
+        load_model(saved[1])
+
+
+def test_a_model_too_large_to_be_one_is_refused(saved, monkeypatch):
+    monkeypatch.setattr(runs, "MAX_BYTES", 1000)
+    with pytest.raises(ValueError, match="the limit is 1,000"):
+        load_model(saved[1])
+
+
+def test_classes_of_a_card_write_nothing_outside(saved, tmp_path, capsys):
+    card = read_card(saved[1]) | {"classes": ["../../escaped"]}
+    (saved[1] / "card.json").write_text(json.dumps(card))
+    assert main(["synthesise", str(saved[1]), str(tmp_path / "out"), "--count", "2"]) == 1
+    assert "may not point outside" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists() and not list(tmp_path.rglob("escaped"))
 
 
 def test_a_save_that_fails_leaves_the_old_model(saved, films16, monkeypatch):
