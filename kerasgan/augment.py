@@ -157,7 +157,7 @@ class DiffAugment(_RandomLayer):
 
     STEPS = ("colour", "translation", "cutout", "flip", "rotation")
 
-    def __init__(self, policy=("colour", "translation", "cutout"), seed=0, **kwargs):
+    def __init__(self, policy=("translation", "cutout"), seed=0, **kwargs):
         super().__init__(seed, **kwargs)
         self.policy = tuple(policy)
         if unknown := set(self.policy) - set(self.STEPS):

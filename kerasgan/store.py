@@ -29,6 +29,8 @@ _LICENCE = (
 def save_generator(generator, folder, trained_on, **facts):
     """Saves a generator with its card and a grid of samples, replacing what was there.
 
+    Samples that `kerasgan.quality.memorization` takes for copies of a film are not shown.
+
     Args:
         generator: A `GAN`, whose averaged generator is saved, or a generator model.
         folder: Folder `<kind>-<class>`, made if missing.
@@ -45,11 +47,24 @@ def save_generator(generator, folder, trained_on, **facts):
 
     generator = getattr(generator, "averaged", generator)
     latent, conditional = generator.inputs[0].shape[-1], len(generator.inputs) > 1
-    count = 8 * (4 if len(trained_on.classes) == 1 else len(trained_on.classes))
-    labels = np.repeat(np.arange(count // 8), 8) if conditional else None
-    images = draw(generator, count, labels, seed=0)
-    facts = {"latent": latent, "conditional": conditional, "samples": "samples.png", **facts}
+    if conditional:
+        kinds = [(trained_on.only(name), label) for label, name in enumerate(trained_on.classes)]
+    else:
+        kinds = [(trained_on, None)]
+    count = 32 if len(kinds) == 1 else 8
+    shown = [_not_copies(draw(generator, 2 * count, label), own)[:count] for own, label in kinds]
+    images = np.concatenate(shown)
+    facts = {"latent": latent, "conditional": conditional, **facts}
+    facts["samples"] = "samples.png" if len(images) else "none: all drawn were near copies"
     return _save(generator, "generator", folder, trained_on, facts, images)
+
+
+def _not_copies(images, films):
+    from kerasgan.quality import memorization
+
+    if len(set(films.patients)) < 2:
+        return images  # one patient's films alone set no distance at which a copy begins
+    return images[~memorization(images, films.images, patients=films.patients)["flagged"]]
 
 
 def save_classifier(classifier, folder, trained_on, role="classifier", **facts):
@@ -118,7 +133,7 @@ def _save(model, role, folder, trained_on, facts, images=None):
         os.replace(partial, folder / f"{role}.keras")
     finally:
         partial.unlink(missing_ok=True)
-    if images is not None:
+    if images is not None and len(images):
         write_bytes(folder / "samples.png", _png_grid(images))
     write_text(folder / "card.json", json.dumps(card, indent=2) + "\n")
     return folder
@@ -137,7 +152,8 @@ def _versions():
 def _png_grid(images, columns=8):
     import cv2
 
-    rows = [np.hstack(list(images[i : i + columns])) for i in range(0, len(images), columns)]
+    images = [*images, *[np.full_like(images[0], 255)] * (-len(images) % columns)]
+    rows = [np.hstack(images[i : i + columns]) for i in range(0, len(images), columns)]
     return cv2.imencode(".png", np.vstack(rows))[1].tobytes()
 
 

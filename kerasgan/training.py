@@ -72,8 +72,7 @@ def best_gan(size=64, width=32, n_classes=4, steps=6000, head="projection", seed
     gan = GAN(
         build_generator(size, width=width, n_classes=n_classes),
         build_discriminator(size, width, n_classes, head=head),
-        # No changes of colour: they would leave the films' exposure unlearnt.
-        augment=DiffAugment(("translation", "cutout")),
+        augment=DiffAugment(),
         ema=0.999,
         seed=seed,
     )
@@ -110,8 +109,8 @@ def fit_gan(gan, films, epochs, folder, batch_size=32, every=10, grids=8):
             epochs=epochs,
             callbacks=[
                 stop,
-                checkpoint,
                 SampleGrid(folder / "samples", max(1, epochs // grids)),
+                checkpoint,  # after the grid: killed between the two, the epoch is done again
                 Progress(" + ".join(films.classes)),
             ],
             verbose=0,
