@@ -86,7 +86,10 @@ def _parser():
     compare.add_argument("--seeds", type=int, default=1, help="classifiers per arm and fold")
     compare.add_argument("--steps", type=int, default=600, help="gradient steps of a classifier")
     compare.add_argument("--gan-steps", type=int, default=1500)
+    compare.add_argument("--gan-width", type=int, default=32)
     compare.add_argument("--classifiers", default="resnet", help="comma-separated: cnn, resnet")
+    compare.add_argument("--further", action="store_true", help="also ratios, filters, schedules")
+    compare.add_argument("--out", help="folder of tables and figures; by default that of the cells")
     compare.add_argument("--jobs", type=int, default=1, help="folds at a time on this machine")
     compare.add_argument("--scheduler", help="address of a Dask scheduler")
 
@@ -308,35 +311,44 @@ def _samples(path, classes):
 
 
 def _compare(arguments):
-    from kerasgan import crossval
+    from kerasgan import crossval, mixes, report
+    from kerasgan.runs import write_text
     from kerasgan.sources import load_films
 
     films = load_films(arguments.data, size=arguments.size)
     if films.note:
         print(films.note)
-    scores = crossval.cross_validate(
+    out = Path(arguments.out or arguments.folder)
+    classifiers = tuple(arguments.classifiers.split(","))
+
+    def save(folder):
+        scores = crossval.read_scores(folder, films)
+        write_text(out / "comparison.csv", scores.to_csv(index=False))
+
+    crossval.cross_validate(
         films,
-        [*crossval.CORE_ARMS, *crossval.PROBES],
+        [*mixes.CORE_ARMS, *mixes.PROBES, *(mixes.FURTHER_ARMS if arguments.further else ())],
         arguments.folder,
+        on_fold=save,
         n_splits=arguments.folds,
         repeats=arguments.repeats,
         seeds=tuple(range(arguments.seeds)),
         steps=arguments.steps,
         gan_steps=arguments.gan_steps,
-        classifiers=tuple(arguments.classifiers.split(",")),
+        gan_width=arguments.gan_width,
+        classifiers=classifiers,
         n_jobs=arguments.jobs,
         scheduler=arguments.scheduler,
     )
-    from kerasgan.runs import write_text
-
-    n_test = len(films) // arguments.folds
-    table = crossval.contrasts(scores, len(films) - n_test, n_test)
-    write_text(Path(arguments.folder) / "comparison.csv", scores.to_csv(index=False))
-    write_text(Path(arguments.folder) / "statistics.csv", table.to_csv(index=False))
+    scores, table = report.write_evaluation(
+        films, arguments.folder, out, arguments.folds, classifiers[0]
+    )
     macro = scores[scores["class"] == "macro"]
     print(macro.pivot_table("value", ["classifier", "arm"], "metric").round(3).to_string())
     print(table.round(3).to_string(index=False))
-    print(f"\nResearch code, not for diagnosis. Tables: {Path(arguments.folder).resolve()}")
+    for warning in crossval.shortcut_warnings(scores):
+        print(f"WARNING {warning}")
+    print(f"\nResearch code, not for diagnosis. Tables: {out.resolve()}")
 
 
 def _models(arguments):

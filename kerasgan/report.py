@@ -120,6 +120,53 @@ def write_report(run, stages=()):
     return path
 
 
+def write_evaluation(films, folder, out, n_splits, classifier):
+    """Writes tables and figures of a cross-validation, none with a film's pixels in it.
+
+    Args:
+        films: The `Films` evaluated.
+        folder: Folder given to `cross_validate`.
+        out: Folder of `comparison.csv`, `statistics.csv` and `figures/comparison-*.png`.
+        n_splits: Folds a repeat.
+        classifier: The classifier of the primary contrast.
+
+    Returns:
+        `(comparison, statistics)`, the two tables.
+
+    Raises:
+        FileNotFoundError: If no fold has been evaluated there.
+    """
+    from kerasgan import crossval, plots, scores
+
+    out, n_test = Path(out), len(films) // n_splits
+    comparison = crossval.read_scores(folder, films)
+    predictions = crossval.read_predictions(folder)
+    sizes = len(films) - n_test, n_test
+    statistics = crossval.contrasts(comparison, *sizes, predictions, classifier)
+    write_text(out / "comparison.csv", comparison.to_csv(index=False))
+    write_text(out / "statistics.csv", statistics.to_csv(index=False))
+    confusions, bins = {}, {}
+    for arm in (crossval.PRIMARY[1], crossval.PRIMARY[0], "HOG + SVM"):
+        # One repeat: a film predicted in each of many would be counted as many films.
+        own = predictions.query("arm == @arm and repeat == 0 and seed == 0")
+        own = own[own["classifier"].isin([classifier, "scikit-learn"])]
+        if len(own):
+            labels = [films.classes.index(name) for name in own["class"]]
+            chances = own[[f"p_{name}" for name in films.classes]].to_numpy()
+            confusions[arm] = scores.confusion(labels, chances.argmax(1), len(films.classes))
+            bins[arm] = scores.calibration_table(labels, chances)
+    figures = {}
+    if len(statistics):
+        figures["differences"] = plots.plot_contrasts(statistics, note=films.note)
+    if confusions:
+        figures["confusion"] = plots.plot_confusion(confusions, films.classes, films.note)
+        figures["reliability"] = plots.plot_reliability(bins, films.note)
+    (out / "figures").mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+        plots.save_figure(figure, out / "figures" / f"comparison-{name}.png")
+    return comparison, statistics
+
+
 def _figures(run, pattern, title, text):
     paths = sorted((run.folder / "figures").glob(f"{pattern}.png"))
     images = [base64.b64encode(path.read_bytes()).decode() for path in paths]
