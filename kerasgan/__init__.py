@@ -46,6 +46,8 @@ _NAMES = {
         "history_of",
         "predict",
         "reference_arms",
+        "reproduce",
+        "seed_noise",
     ),
     "mixes": ("CORE_ARMS", "FURTHER_ARMS", "PROBES", "Mix"),
     "crossval": (

@@ -93,6 +93,24 @@ def _parser():
     compare.add_argument("--jobs", type=int, default=1, help="folds at a time on this machine")
     compare.add_argument("--scheduler", help="address of a Dask scheduler")
 
+    reproduction = _command(
+        commands, "reproduction", _reproduction, "repeat the study's nine arms on its own split"
+    )
+    reproduction.add_argument("data", nargs="?", default="covid-xray-64", help="with a test split")
+    reproduction.add_argument(
+        "--synthetic", required=True, help="the study's samples: folder, or .npz by class"
+    )
+    reproduction.add_argument("--ours", help="samples of other GANs, for arms of their own")
+    reproduction.add_argument("--out", default="results", help="folder of reproduction.csv")
+    reproduction.add_argument("--folder", default="runs/reproduction", help="of finished arms")
+    reproduction.add_argument("--size", type=int, default=64)
+    reproduction.add_argument("--seeds", type=int, default=10, help="of the three main arms")
+    reproduction.add_argument("--epochs", type=int, default=750, help="of 4 batches of 64")
+    reproduction.add_argument("--passes", type=int, default=100, help="of the study's evaluation")
+    reproduction.add_argument(
+        "--single-softmax", action="store_true", help="plain cross entropy, not the study's loss"
+    )
+
     models = _command(commands, "models", _models, "list saved models")
     models.add_argument("folder", nargs="?", default="saved_models")
     return parser
@@ -348,6 +366,45 @@ def _compare(arguments):
     print(table.round(3).to_string(index=False))
     for warning in crossval.shortcut_warnings(scores):
         print(f"WARNING {warning}")
+    print(f"\nResearch code, not for diagnosis. Tables: {out.resolve()}")
+
+
+def _reproduction(arguments):
+    from kerasgan import compare, report
+    from kerasgan.films import Films
+    from kerasgan.runs import write_text
+    from kerasgan.sources import load_films
+
+    films, out = load_films(arguments.data, size=arguments.size), Path(arguments.out)
+    given, sets = {"": arguments.synthetic, "ours": arguments.ours}, {}
+    for suffix, path in given.items():
+        if path:
+            images = _samples(path, films.classes)
+            labels = [i for i, name in enumerate(films.classes) for _ in images[name]]
+            images = [image for name in films.classes for image in images[name]]
+            sets[suffix] = Films.from_arrays(images, labels, films.classes)
+            print(f"{path}: {len(labels)} samples, repeated where an arm asks for more", flush=True)
+
+    def save(table):
+        write_text(out / "reproduction.csv", table.to_csv(index=False))
+
+    table = compare.reproduce(
+        films,
+        arguments.folder,
+        sets,
+        arguments.seeds,
+        save,
+        epochs=arguments.epochs,
+        passes=arguments.passes,
+        double_softmax=not arguments.single_softmax,
+    )
+    report.write_reproduction(films, arguments.folder, out)
+    accuracy = table[table["metric"] == "accuracy"]
+    summary = accuracy.pivot_table(
+        ["value", "published"], ["arm"], "evaluation", ["mean", "std", "count"], sort=False
+    )
+    print(summary["mean"].round(3).to_string())
+    print(compare.seed_noise(table).round(3).to_string(index=False))
     print(f"\nResearch code, not for diagnosis. Tables: {out.resolve()}")
 
 
