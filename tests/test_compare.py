@@ -170,25 +170,24 @@ def reproduced(films16, tmp_path_factory):
     folder, written = tmp_path_factory.mktemp("reproduction"), []
     images = np.random.default_rng(0).integers(0, 255, (8, 16, 16, 1), np.uint8)
     samples = Films.from_arrays(images, np.repeat(range(4), 2), films16.classes)
-    few = ("O1", "O1+C3", "O1+C3+G1", "O1+C3+G3")
+    few = ("O1", "O1+C3", "O1+C3+G1")
     arms = {k: arm for k, arm in reference_arms((2, 4, 6, 8), (1, 2, 3, 4)).items() if k in few}
-    job = (films16, folder, {"": samples, "ours": samples}, 3, written.append)
+    job = (films16, folder, {"": samples, "ours": samples}, 2, written.append)
     return reproduce(*job, arms=arms, **SHORT), folder, written, (job, arms)
 
 
-def test_the_reproduction_runs_all_arms_once_and_three_often(reproduced):
+def test_the_reproduction_runs_all_arms_once_and_the_main_ones_again(reproduced):
     table, _, written, _ = reproduced
     assert list(table) == [
         *("arm", "seed", "evaluation", "class", "metric", "value", "published", "data_hash")
     ]
-    seeds = table.groupby("arm")["seed"].nunique()
-    assert seeds["O1"] == seeds["O1+C3"] == seeds["O1+C3+G3"] == seeds["O1+C3+G3 ours"] == 3
-    assert seeds["O1+C3+G1"] == seeds["O1+C3+G1 ours"] == 1
+    seeds = table.groupby("arm")["seed"].nunique().to_dict()
+    assert seeds == {"O1": 2, "O1+C3": 2, "O1+C3+G1": 1, "O1+C3+G1 ours": 1}
     assert set(table["evaluation"]) == {"deterministic", "reference"}
-    best = table.query("arm == 'O1+C3+G3' and metric == 'accuracy'")
-    assert best["published"].eq(0.907).all()
+    accuracy = table[table["metric"] == "accuracy"].set_index("arm")["published"]
+    assert accuracy["O1+C3"].eq(0.827).all() and accuracy["O1+C3+G1 ours"].eq(0.874).all()
     sizes = [len(each) for each in written]
-    assert len(sizes) == 6 + 2 * 4 and sizes == sorted(sizes) and sizes[-1] == len(table)
+    assert len(sizes) == 6 and sizes == sorted(sizes) and sizes[-1] == len(table)
 
 
 def test_a_reproduction_is_read_back_and_refuses_other_options(reproduced):

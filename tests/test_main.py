@@ -154,6 +154,7 @@ def test_compare_writes_tables_and_figures(tmp_path, capsys):
     assert names == {f"comparison-{n}" for n in ("differences", "confusion", "reliability")}
 
 
+@pytest.mark.slow
 def test_reproduction_writes_its_table(tmp_path, capsys):
     films = simulate_films(4, size=16, films_per_patient=2, test_per_class=2)
     save_films(films, tmp_path / "films")
