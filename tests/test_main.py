@@ -124,6 +124,7 @@ def test_train_saves_a_generator_per_class_without_the_test_patients(tmp_path, c
     assert "coverage" in store.read_card(folder / "best-normal")["scores"]
 
 
+@pytest.mark.slow
 def test_compare_writes_tables_and_figures(tmp_path, capsys):
     save_films(
         simulate_films(6, size=16, films_per_patient=2, test_per_class=2), tmp_path / "films"
