@@ -96,9 +96,32 @@ def _parser():
     compare.add_argument("--seeds", type=_count, default=1, help="classifiers per arm and fold")
     compare.add_argument("--steps", type=_count, default=600, help="gradient steps of a classifier")
     compare.add_argument("--gan-steps", type=_count, default=1500)
+    compare.add_argument("--gan-width", type=_count, default=32)
     compare.add_argument("--classifiers", default="resnet", help="comma-separated: cnn, resnet")
+    compare.add_argument("--further", action="store_true", help="also ratios, filters, schedules")
+    compare.add_argument("--out", help="folder of tables and figures; by default that of the cells")
     compare.add_argument("--jobs", type=_count, default=1, help="folds at a time on this machine")
     compare.add_argument("--scheduler", help="address of a Dask scheduler")
+
+    reproduction = _command(
+        commands, "reproduction", _reproduction, "repeat the study's nine arms on its own split"
+    )
+    reproduction.add_argument("data", nargs="?", default="covid-xray-64", help="with a test split")
+    reproduction.add_argument(
+        "--synthetic", required=True, help="the study's samples: folder, or .npz by class"
+    )
+    reproduction.add_argument("--ours", help="samples of other GANs, for arms of their own")
+    reproduction.add_argument("--out", default="results", help="folder of reproduction.csv")
+    reproduction.add_argument("--folder", default="runs/reproduction", help="of finished arms")
+    reproduction.add_argument("--size", type=int, default=64)
+    reproduction.add_argument("--seeds", type=_count, default=10, help="of the three main arms")
+    reproduction.add_argument("--epochs", type=_count, default=750, help="of 4 batches of 64")
+    reproduction.add_argument(
+        "--passes", type=_count, default=100, help="of the study's evaluation"
+    )
+    reproduction.add_argument(
+        "--single-softmax", action="store_true", help="plain cross entropy, not the study's loss"
+    )
 
     models = _command(commands, "models", _models, "list saved models")
     models.add_argument("folder", nargs="?", default="saved_models")
@@ -343,8 +366,9 @@ def _samples(path, classes):
 
 
 def _compare(arguments):
-    from kerasgan import crossval
+    from kerasgan import crossval, mixes, report
     from kerasgan.classify import CLASSIFIERS
+    from kerasgan.runs import write_text
     from kerasgan.sources import load_films
 
     classifiers = tuple(arguments.classifiers.split(","))
@@ -353,29 +377,76 @@ def _compare(arguments):
     films = load_films(arguments.data, size=arguments.size)
     if films.note:
         print(films.note)
-    scores = crossval.cross_validate(
+    out = Path(arguments.out or arguments.folder)
+    classifiers = tuple(arguments.classifiers.split(","))
+
+    def save(folder):
+        scores = crossval.read_scores(folder, films)
+        write_text(out / "comparison.csv", scores.to_csv(index=False))
+
+    crossval.cross_validate(
         films,
-        [*crossval.CORE_ARMS, *crossval.PROBES],
+        [*mixes.CORE_ARMS, *mixes.PROBES, *(mixes.FURTHER_ARMS if arguments.further else ())],
         arguments.folder,
+        on_fold=save,
         n_splits=arguments.folds,
         repeats=arguments.repeats,
         seeds=tuple(range(arguments.seeds)),
         steps=arguments.steps,
         gan_steps=arguments.gan_steps,
+        gan_width=arguments.gan_width,
         classifiers=classifiers,
         n_jobs=arguments.jobs,
         scheduler=arguments.scheduler,
     )
-    from kerasgan.runs import write_text
-
-    n_test = len(films) // arguments.folds
-    table = crossval.contrasts(scores, len(films) - n_test, n_test)
-    write_text(Path(arguments.folder) / "comparison.csv", scores.to_csv(index=False))
-    write_text(Path(arguments.folder) / "statistics.csv", table.to_csv(index=False))
+    scores, table = report.write_evaluation(
+        films, arguments.folder, out, arguments.folds, classifiers[0]
+    )
     macro = scores[scores["class"] == "macro"]
     print(macro.pivot_table("value", ["classifier", "arm"], "metric").round(3).to_string())
     print(table.round(3).to_string(index=False))
-    print(f"\nResearch code, not for diagnosis. Tables: {Path(arguments.folder).resolve()}")
+    for warning in crossval.shortcut_warnings(scores):
+        print(f"WARNING {warning}")
+    print(f"\nResearch code, not for diagnosis. Tables: {out.resolve()}")
+
+
+def _reproduction(arguments):
+    from kerasgan import compare, report
+    from kerasgan.films import Films
+    from kerasgan.runs import write_text
+    from kerasgan.sources import load_films
+
+    films, out = load_films(arguments.data, size=arguments.size), Path(arguments.out)
+    given, sets = {"": arguments.synthetic, "ours": arguments.ours}, {}
+    for suffix, path in given.items():
+        if path:
+            images = _samples(path, films.classes)
+            labels = [i for i, name in enumerate(films.classes) for _ in images[name]]
+            images = [image for name in films.classes for image in images[name]]
+            sets[suffix] = Films.from_arrays(images, labels, films.classes)
+            print(f"{path}: {len(labels)} samples, repeated where an arm asks for more", flush=True)
+
+    def save(table):
+        write_text(out / "reproduction.csv", table.to_csv(index=False))
+
+    table = compare.reproduce(
+        films,
+        arguments.folder,
+        sets,
+        arguments.seeds,
+        save,
+        epochs=arguments.epochs,
+        passes=arguments.passes,
+        double_softmax=not arguments.single_softmax,
+    )
+    report.write_reproduction(films, arguments.folder, out)
+    accuracy = table[table["metric"] == "accuracy"]
+    summary = accuracy.pivot_table(
+        ["value", "published"], ["arm"], "evaluation", ["mean", "std", "count"], sort=False
+    )
+    print(summary["mean"].round(3).to_string())
+    print(compare.seed_noise(table).round(3).to_string(index=False))
+    print(f"\nResearch code, not for diagnosis. Tables: {out.resolve()}")
 
 
 def _models(arguments):

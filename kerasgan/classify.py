@@ -102,3 +102,29 @@ def predict_mean(model, images, flips=True):
     views = [images, images[:, :, ::-1]] if flips else [images]
     logits = [model.predict(to_float(view), batch_size=256, verbose=0) for view in views]
     return np.mean([tf.nn.softmax(each).numpy() for each in logits], axis=0)
+
+
+def grad_cam(model, images, kinds):
+    """Maps what in each image speaks for a class: Grad-CAM at the last layer that has a place.
+
+    Args:
+        model: Classifier, float32 images -> logits, functional.
+        images: uint8 (n, h, w, 1).
+        kinds: int (n,), the class asked about for each image.
+
+    Returns:
+        float32 (n, h, w) in [0, 1]; an image in which nothing speaks for its class is all 0.
+
+    Reference:
+        Selvaraju et al. (2017), "Grad-CAM: visual explanations from deep networks",
+        arXiv 1610.02391.
+    """
+    last = [layer for layer in model.layers if len(layer.output.shape) == 4][-1]
+    both = keras.Model(model.input, [last.output, model.output])
+    with tf.GradientTape() as tape:
+        features, logits = both(tf.constant(to_float(images)), training=False)
+        chosen = tf.gather(logits, tf.constant(kinds, tf.int32), batch_dims=1)
+    weights = tf.reduce_mean(tape.gradient(chosen, features), axis=(1, 2), keepdims=True)
+    heat = tf.nn.relu(tf.reduce_sum(weights * features, axis=-1, keepdims=True))
+    heat = tf.image.resize(heat, images.shape[1:3])[..., 0]
+    return tf.math.divide_no_nan(heat, tf.reduce_max(heat, (1, 2), keepdims=True)).numpy()

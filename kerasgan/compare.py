@@ -1,19 +1,22 @@
 """The comparison: arms of real, classic and synthetic images, one classifier fitted to each."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import keras
 import numpy as np
 import pandas as pd
 import tensorflow as tf
+from scipy import stats
 
 from kerasgan.callbacks import Checkpoint, StopOnNaN
+from kerasgan.crossval import begin
 from kerasgan.films import epoch_numbers, to_float
 from kerasgan.networks import build_classifier
 from kerasgan.runs import write_text
 from kerasgan.scores import classification_scores, confusion, wilson_interval
+from kerasgan.synthesis import classic_set
 from kerasgan.training import Progress
 
 EVALUATIONS = ("deterministic", "reference")
@@ -28,6 +31,23 @@ PUBLISHED_ACCURACY = {
     "O1+C3+G2": 0.869,
     "O1+C3+G3": 0.907,
     "O1+C3+G4": 0.901,
+}
+# Their sensitivity and specificity, class by class, of the two arms they compared.
+PUBLISHED_CLASSES = {
+    "O1+C3": {
+        "covid": (1, 1),
+        "normal": (0.748, 0.999),
+        "pneumonia_bac": (0.925, 0.795),
+        "pneumonia_vir": (0.636, 0.976),
+        "macro": (0.827, 0.943),
+    },
+    "O1+C3+G3": {
+        "covid": (1, 1),
+        "normal": (0.896, 0.997),
+        "pneumonia_bac": (0.907, 0.909),
+        "pneumonia_vir": (0.824, 0.970),
+        "macro": (0.907, 0.969),
+    },
 }
 
 
@@ -331,6 +351,121 @@ def _score(test, probabilities):
         for value, count in zip(rows["value"], rows["n"], strict=True)
     ]
     return rows.assign(low=[low for low, _ in bounds], high=[high for _, high in bounds])
+
+
+def published_value(arm, kind, metric):
+    """Returns what the study published of an arm, or NaN.
+
+    Args:
+        arm: Name of the arm; a second word, such as `"ours"` in `"O1+C3+G3 ours"`, is passed over.
+        kind: Class, or `"macro"`.
+        metric: Name of the metric.
+    """
+    name = arm.split()[0]
+    if (kind, metric) == ("macro", "accuracy"):
+        return PUBLISHED_ACCURACY.get(name, np.nan)
+    pair = PUBLISHED_CLASSES.get(name, {}).get(kind, (np.nan, np.nan))
+    return dict(zip(("sensitivity", "specificity"), pair, strict=True)).get(metric, np.nan)
+
+
+def reproduce(films, folder, synthetic, seeds=10, on_arm=None, **options):
+    """Repeats the study's comparison on its own split: nine arms once, then three many times.
+
+    Finished arms are read back from the folder. Where a synthetic set holds fewer images than an
+    arm asks for, its images are repeated up to that count, so that the shares of real and synthetic
+    images in a batch stay the study's.
+
+    Args:
+        films: The collection's `Films`, with the splits `train` and `test`.
+        folder: Folder of the arms and of the stored classic set.
+        synthetic: Dict from a suffix of the arms' names to the synthetic `Films` they use: `""` for
+            the study's own samples, `"ours"` for others, whose arms are `"O1+C3+G3 ours"`.
+        seeds: Classifiers of `O1`, `O1+C3` and `O1+C3+G3`; the other arms have one.
+        on_arm: Function of the table so far, called after every arm.
+        **options: As in `compare_arms`: `epochs`, `batches`, `double_softmax` (here `True`),
+            `passes`; `arms` in place of `REFERENCE_ARMS`.
+
+    Returns:
+        Tidy DataFrame `arm, seed, evaluation, class, metric, value, published, data_hash`.
+
+    Raises:
+        ValueError: If the folder was begun with other films, sets or options.
+
+    Example:
+        >>> table = reproduce(load_films("covid-xray-64"), "runs/reproduction", {"": samples})
+    """
+    arms = options.pop("arms", REFERENCE_ARMS)
+    options = {"double_softmax": True, **options}
+    train, test = films.split("train"), films.split("test")
+    largest = {kind: max(getattr(arm, kind) for arm in arms.values()) for kind in _SETS}
+    sets = {suffix: _repeated(each, largest["synthetic"]) for suffix, each in synthetic.items()}
+    facts = {f"synthetic {suffix}".strip(): each.hash for suffix, each in synthetic.items()}
+    begin(folder, facts, films=films.hash, **options)
+    classic = classic_set(train, largest["classic"], Path(folder) / "classic")
+    table = pd.DataFrame()
+    for arm, seed, suffix in _plan(arms, sets, seeds):
+        rows = compare_arms(
+            [arm],
+            train,
+            test,
+            classic,
+            sets.get(suffix),
+            Path(folder) / "arms",
+            seeds=(seed,),
+            protocol="reference",
+            **options,
+        )
+        keys = rows[["arm", "class", "metric"]].itertuples(index=False)
+        rows["published"] = [published_value(*key) for key in keys]
+        table = pd.concat([table, rows[_REPRODUCTION]], ignore_index=True)
+        if on_arm:
+            on_arm(table)
+    return table
+
+
+_SETS = ("classic", "synthetic")
+_OFTEN = ("O1", "O1+C3", "O1+C3+G3")
+_REPRODUCTION = ["arm", "seed", "evaluation", "class", "metric", "value", "published", "data_hash"]
+
+
+def _plan(arms, sets, seeds):
+    """Triples (arm, seed, suffix of its synthetic set): all arms once, then three arms again."""
+    own = [
+        (replace(arm, name=f"{arm.name} {suffix}".strip()), suffix)
+        for arm in arms.values()
+        for suffix in (sets if arm.synthetic else [""])
+    ]
+    again = [(arm, suffix) for arm, suffix in own if arm.name.split()[0] in _OFTEN]
+    yield from ((arm, 0, suffix) for arm, suffix in own)
+    yield from ((arm, seed, suffix) for seed in range(1, seeds) for arm, suffix in again)
+
+
+def _repeated(films, count):
+    """Repeats the films of each class, in order, up to a count."""
+    own = [np.flatnonzero(films.labels == label) for label in range(len(films.classes))]
+    return films.take(np.concatenate([np.resize(each, max(count, len(each))) for each in own]))
+
+
+def seed_noise(table):
+    """Says which published values lie within what the seed alone does to ours.
+
+    Args:
+        table: Table of `reproduce`.
+
+    Returns:
+        DataFrame `arm, evaluation, class, metric, published, mean, sd, low, high, seeds, within`:
+        95 % prediction intervals of one more run, for arms of three seeds or more.
+    """
+    keys, rows = ["arm", "evaluation", "class", "metric"], []
+    for key, own in table.dropna(subset=["published"]).groupby(keys, sort=False):
+        n, mean, sd = len(own), own["value"].mean(), own["value"].std()
+        if n > 2:
+            half = stats.t.ppf(0.975, n - 1) * sd * np.sqrt(1 + 1 / n)
+            published = own["published"].iloc[0]
+            within = mean - half - 5e-4 <= published <= mean + half + 5e-4  # published rounded
+            rows.append((*key, published, mean, sd, mean - half, mean + half, n, within))
+    columns = [*keys, "published", "mean", "sd", "low", "high", "seeds", "within"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def accuracy_curve(comparison, published=False):

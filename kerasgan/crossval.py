@@ -7,93 +7,81 @@ stopped evaluation goes on; folds run in parallel through joblib, also on a Dask
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from kerasgan.mixes import CORE_ARMS, VIEWS, Mix, Samples, hog_svm, training_sets
 from kerasgan.runs import write_text
-from kerasgan.scores import classification_scores, corrected_t_test, holm
-
-CODE = "1"  # part of the cache key of a fold's GAN: raise it when the training recipe changes
-
-
-@dataclass(frozen=True)
-class Mix:
-    """What a classifier learns from in one arm, in multiples of the training fold.
-
-    Every arm takes the same number of gradient steps on batches of the same size.
-
-    Attributes:
-        name: Name of the arm.
-        kind: `"real"`, `"classic"`, `"duplicated"`, `"synthetic"` or `"baseline"`.
-        classic: `True` augments every batch, real or synthetic, by `ClassicAugmentation`.
-        duplicated: Real films added a second time, drawn with replacement within each class.
-        synthetic: Samples of the fold's GAN added, within each class.
-        originals: `False` leaves the fold's own films out.
-        pretrain: Share of the steps spent on the synthetic samples alone before the originals
-            alone; 0 mixes them.
-        view: What the classifier sees: `"whole"`, or `"no_lungs"`, the shortcut probe.
-    """
-
-    name: str
-    kind: str
-    classic: bool = False
-    duplicated: float = 0.0
-    synthetic: float = 0.0
-    originals: bool = True
-    pretrain: float = 0.0
-    view: str = "whole"
-
-
-CORE_ARMS = (
-    Mix("real", "real"),
-    Mix("classic", "classic", classic=True),
-    Mix("classic + duplicated", "duplicated", classic=True, duplicated=1),
-    Mix("classic + synthetic", "synthetic", classic=True, synthetic=1),
-    Mix("synthetic only", "synthetic", classic=True, synthetic=1, originals=False),
-    Mix("synthetic, then real", "synthetic", classic=True, synthetic=1, pretrain=0.5),
+from kerasgan.scores import (
+    bootstrap_interval,
+    classification_scores,
+    corrected_t_test,
+    holm,
+    mcnemar,
+    minimum_detectable_effect,
 )
-PROBES = (Mix("no lungs", "baseline", classic=True, view="no_lungs"),)
+
+CODE = "2"  # part of the cache key of a fold's GAN: raise it when the training recipe changes
 BASELINES = ("HOG + SVM", "border only", "histogram only")
 PRIMARY = ("classic + synthetic", "classic + duplicated")
 
 
-def cross_validate(films, arms=CORE_ARMS, folder="crossval", **settings):
+def cross_validate(films, arms=CORE_ARMS, folder="crossval", on_fold=None, **settings):
     """Scores arms by repeated stratified k-fold cross-validation, grouped by patient.
+
+    Folds are taken one repeat after the other and each is finished, all arms, before the next is
+    begun: whenever the evaluation is stopped, the folds so far are whole.
 
     Args:
         films: All the `Films`, of one size; their split is ignored.
-        arms: Sequence of `Mix`, with names of their own.
-        folder: Folder of the finished cells, made if missing.
+        arms: Sequence of `Mix`, with names of their own; one without films of a class that `films`
+            lack is passed over.
+        folder: Folder of the finished cells, made if missing. It takes further arms, repeats, seeds
+            and classifiers, and refuses other films or settings.
+        on_fold: Function of the folder, called after every fold.
         **settings: `n_splits` (5), `repeats` (2), `seeds` ((0,)), `classifiers` (("resnet",), of
             `CLASSIFIERS`), `steps` (600) of `batch_size` (64), `gan_steps` (1500), `gan_width`
             (32), `seed` (0) of the folds, `baselines` (`BASELINES`), `n_jobs` (1), and `scheduler`,
-            the address of a Dask scheduler.
+            the address of a Dask scheduler whose workers share the folder.
 
     Returns:
         The tidy table `arm, kind, classifier, repeat, fold, seed, class, metric, value,
         data_hash`.
 
     Raises:
-        ValueError: If two arms share a name, or a setting is unknown.
+        ValueError: If two arms share a name, a setting is unknown, or the folder was begun with
+            other films, settings or arms of these names.
 
     Example:
         >>> extra = Mix("twice", "synthetic", classic=True, synthetic=2)
         >>> table = cross_validate(load_films("covid-xray-64"), [*CORE_ARMS, extra], "runs/cv")
     """
+    from tqdm import tqdm
+
     settings = _settings(settings)
-    arms = list(arms)
+    arms = [arm for arm in arms if arm.without in ("", *films.classes)]
     if len({arm.name for arm in arms}) != len(arms):
         raise ValueError(f"arms need names of their own. Received: {[arm.name for arm in arms]}")
     folder = Path(folder).expanduser().resolve()
-    folds = films.folds(settings["n_splits"], settings["repeats"], settings["seed"])
+    fixed = {name: settings[name] for name in _FIXED}
+    begin(folder, {arm.name: asdict(arm) for arm in arms}, films=films.hash, code=CODE, **fixed)
     jobs = [
         (arms, train, test, divmod(number, settings["n_splits"]), folder, settings)
-        for number, (train, test) in enumerate(folds)
+        for number, (train, test) in enumerate(
+            films.folds(settings["n_splits"], settings["repeats"], settings["seed"])
+        )
     ]
-    _parallel(_fold, jobs, settings["n_jobs"], settings["scheduler"])
+    left = [job for job in jobs if _missing(arms, _home(folder, job[3]), settings)]
+    done = _parallel(run_fold, left, settings["n_jobs"], settings["scheduler"])
+    with tqdm(total=len(jobs), initial=len(jobs) - len(left), desc="folds", unit="fold") as bar:
+        for _ in done:
+            bar.update()
+            if on_fold:
+                on_fold(folder)
     return read_scores(folder, films)
 
 
@@ -111,6 +99,7 @@ _DEFAULTS = {
     "n_jobs": 1,
     "scheduler": None,
 }
+_FIXED = ("n_splits", "seed", "steps", "batch_size", "gan_steps", "gan_width")
 
 
 def _settings(given):
@@ -119,37 +108,92 @@ def _settings(given):
     return {**_DEFAULTS, **given}
 
 
+def begin(folder, arms, **facts):
+    """Notes what a folder of results was begun with, and refuses to mix it with anything else.
+
+    Args:
+        folder: The folder, made if missing.
+        arms: Dict from name to definition; further arms may join later.
+        **facts: Whatever all its results have in common.
+
+    Raises:
+        ValueError: If the folder was begun with other facts, or an arm meant something else.
+    """
+    path = Path(folder) / "settings.json"
+    new = json.loads(json.dumps({"facts": facts, "arms": arms}))
+    known = json.loads(path.read_text()) if path.is_file() else new
+    for part in ("facts", "arms"):
+        for name in known[part].keys() & new[part].keys():
+            if known[part][name] != new[part][name]:
+                raise ValueError(
+                    f"{folder} was begun with {name}={known[part][name]}: give another folder, or "
+                    f"delete that one. Received: {name}={new[part][name]}"
+                )
+    merged = {part: {**known[part], **new[part]} for part in ("facts", "arms")}
+    write_text(path, json.dumps(merged, indent=2) + "\n")
+
+
 def _parallel(function, jobs, n_jobs, scheduler):
-    """Runs the jobs with a progress bar, on this machine or on a Dask cluster."""
+    """Runs jobs on this machine or on a Dask cluster; yields whenever one is done."""
     from joblib import Parallel, delayed, parallel_config
-    from tqdm import tqdm
 
     calls = [delayed(function)(*job) for job in jobs]
     if scheduler is None:
-        done = Parallel(n_jobs=n_jobs, return_as="generator_unordered")(calls)
-        return list(tqdm(done, total=len(calls), desc="folds", unit="fold"))
+        yield from Parallel(n_jobs=n_jobs, return_as="generator_unordered")(calls)
+        return
     from dask.distributed import Client
 
     with Client(scheduler), parallel_config("dask"):
-        return Parallel()(calls)
+        yield from Parallel(return_as="generator_unordered")(calls)
 
 
-def _fold(arms, train, test, place, folder, settings):
-    """All cells of one fold that are not finished yet."""
-    home = folder / f"repeat{place[0]}-fold{place[1]}"
-    for name in settings["baselines"]:
-        _cell(home, name, "baseline", "scikit-learn", 0, test, place, _baseline, name, train, test)
-    synthetic = None
-    for seed in settings["seeds"]:
-        for classifier in settings["classifiers"]:
-            for arm in arms:
-                if _path(home, arm.name, classifier, seed).is_file():
-                    continue
-                if arm.synthetic and synthetic is None:
-                    most = max(each.synthetic for each in arms)
-                    synthetic = _synthetic(train, most, folder / "gans", settings)
-                job = (arm, train, test, synthetic, classifier, seed, settings)
-                _cell(home, arm.name, arm.kind, classifier, seed, test, place, _predict, *job)
+def run_fold(arms, train, test, place, folder, settings):
+    """Computes and stores the cells of one fold that are not finished yet.
+
+    Args:
+        arms: Sequence of `Mix`.
+        train: The training `Films`.
+        test: The test `Films`.
+        place: `(repeat, fold)`.
+        folder: Folder of the evaluation.
+        settings: All settings of `cross_validate`.
+    """
+    from tqdm import tqdm
+
+    home, samples = _home(folder, place), {}
+    for arm, classifier, seed in _missing(arms, home, settings):
+        began = time.monotonic()
+        if classifier == "scikit-learn":
+            chances = _baseline(arm.name, train, test)
+        else:
+            if arm.synthetic and arm.gan not in samples:
+                most = max(each.drawn for each in arms if each.gan == arm.gan)
+                samples[arm.gan] = _samples(train, most, arm.gan, folder / "gans", settings)
+            chances = _predict(arm, train, test, samples.get(arm.gan), classifier, seed, settings)
+        facts = {"kind": arm.kind, "classifier": classifier, "repeat": place[0], "fold": place[1]}
+        table = test.index[["filename", "class"]].assign(patient=test.patients)
+        table.insert(0, "arm", arm.name)
+        table = table.assign(**facts, seed=seed)
+        table[[f"p_{name}" for name in test.classes]] = chances
+        write_text(_path(home, arm.name, classifier, seed), table.to_csv(index=False))
+        what = f"repeat {place[0]}, fold {place[1]}: {arm.name}, {classifier}, seed {seed}"
+        tqdm.write(f"{what}: {time.monotonic() - began:.0f} s")
+
+
+def _home(folder, place):
+    return folder / f"repeat{place[0]}-fold{place[1]}"
+
+
+def _missing(arms, home, settings):
+    """The cells (arm, classifier, seed) of a fold that are not finished, in order."""
+    cells = [(Mix(name, "baseline"), "scikit-learn", 0) for name in settings["baselines"]]
+    cells += [
+        (arm, classifier, seed)
+        for seed in settings["seeds"]
+        for classifier in settings["classifiers"]
+        for arm in arms
+    ]
+    return [cell for cell in cells if not _path(home, cell[0].name, *cell[1:]).is_file()]
 
 
 def _path(home, arm, classifier, seed):
@@ -157,86 +201,44 @@ def _path(home, arm, classifier, seed):
     return home / f"{''.join(c if c.isalnum() or c in '.-' else '_' for c in name)}.csv"
 
 
-def _cell(home, arm, kind, classifier, seed, test, place, function, *job):
-    """Computes and stores the predictions of one arm on one fold, unless they are there."""
-    path = _path(home, arm, classifier, seed)
-    if path.is_file():
-        return
-    chances = function(*job)
-    table = test.index[["filename", "class"]].assign(patient=test.patients)
-    table.insert(0, "arm", arm)
-    facts = {"kind": kind, "classifier": classifier, "repeat": place[0], "fold": place[1]}
-    table = table.assign(**facts, seed=seed)
-    for label, name in enumerate(test.classes):
-        table[f"p_{name}"] = chances[:, label]
-    write_text(path, table.to_csv(index=False))
+def _samples(train, ratio, kind, folder, settings):
+    """Samples of GANs fitted to the training fold; trained once, then cached.
 
-
-def _synthetic(train, ratio, folder, settings):
-    """Samples of a conditional GAN fitted to the training fold; trained once, then cached.
-
-    Returns uint8 images and int labels, `ratio` times the films of each class.
+    Returns `Samples`, `ratio` times the films of each class.
     """
+    from kerasgan.films import to_float
     from kerasgan.gan import draw
+
+    parts = [train] if kind == "conditional" else [train.only(name) for name in train.classes]
+    images, labels, realism = [], [], []
+    for part in parts:
+        gan = _gan(part, -(-settings["gan_steps"] // len(parts)), folder, settings["gan_width"])
+        for label, name in enumerate(part.classes):
+            own = train.classes.index(name)
+            count = int(np.ceil(ratio * (part.labels == label).sum()))
+            images.append(draw(gan.averaged, count, label, seed=own))
+            labels.append(np.full(count, own))
+            inputs = [to_float(images[-1]), np.full(count, label)]
+            logits = gan.discriminator.predict(inputs, batch_size=256, verbose=0)
+            realism.append(logits[:, 0])
+    return Samples(*(np.concatenate(each) for each in (images, labels, realism)))
+
+
+def _gan(films, steps, folder, width):
     from kerasgan.training import best_gan, fit_gan
 
-    recipe = {"steps": settings["gan_steps"], "width": settings["gan_width"], "code": CODE}
-    key = hashlib.sha256(f"{train.hash} {json.dumps(recipe, sort_keys=True)}".encode()).hexdigest()
-    home = folder / key[:16]
-    batch = 32
-    epochs = -(-settings["gan_steps"] // -(-len(train) // batch))
-    gan = best_gan(
-        train.size, settings["gan_width"], len(train.classes), settings["gan_steps"], seed=0
-    )
-    fit_gan(gan, train, epochs, home, batch, every=max(1, epochs // 4), grids=1)
-    images, labels = [], []
-    for label, own in enumerate(np.bincount(train.labels, minlength=len(train.classes))):
-        count = int(np.ceil(ratio * own))
-        images.append(draw(gan.averaged, count, label, seed=label))
-        labels.append(np.full(count, label))
-    return np.concatenate(images), np.concatenate(labels)
+    recipe = json.dumps({"steps": steps, "width": width, "code": CODE})
+    key = hashlib.sha256(f"{films.hash} {recipe}".encode()).hexdigest()[:16]
+    epochs = -(-steps // -(-len(films) // 32))
+    gan = best_gan(films.size, width, len(films.classes), steps, seed=0)
+    fit_gan(gan, films, epochs, folder / key, 32, every=max(1, epochs // 4), grids=1)
+    return gan
 
 
-def training_sets(arm, train, synthetic, seed):
-    """Returns the images an arm learns from, phase by phase.
-
-    Args:
-        arm: The `Mix`.
-        train: The training fold's `Films`.
-        synthetic: `(images, labels)` of the fold's GAN, at least `arm.synthetic` times the films
-            of each class, or `None`.
-        seed: Integer seed of the duplicates.
-
-    Returns:
-        List of `(share of the steps, uint8 images, int labels)`.
-    """
-    rng, counts = np.random.default_rng(seed), np.bincount(train.labels)
-    real = (train.images, train.labels)
-    copies = [
-        rng.choice(np.flatnonzero(train.labels == label), int(np.ceil(arm.duplicated * count)))
-        for label, count in enumerate(counts)
-    ]
-    copies = np.concatenate(copies).astype(int)
-    added = [(train.images[copies], train.labels[copies])]
-    if arm.synthetic:
-        images, labels = synthetic
-        order = pd.Series(labels).groupby(labels).cumcount().to_numpy()
-        chosen = order < np.ceil(arm.synthetic * counts)[labels]
-        added.append((images[chosen], labels[chosen]))
-    if arm.pretrain:
-        return [(arm.pretrain, *_joined(added)), (1 - arm.pretrain, *real)]
-    return [(1.0, *_joined([real, *added] if arm.originals else added))]
-
-
-def _joined(parts):
-    images, labels = zip(*parts, strict=True)
-    return np.concatenate(images), np.concatenate(labels)
-
-
-def _predict(arm, train, test, synthetic, classifier, seed, settings):
+def _predict(arm, train, test, samples, classifier, seed, settings):
     from kerasgan.classify import fit_steps, predict_mean
 
-    phases = training_sets(arm, train, synthetic, seed)
+    phases = training_sets(arm, train, samples, seed)
     look = VIEWS[arm.view]
     phases = [(share, look(images), labels) for share, images, labels in phases]
     model = fit_steps(
@@ -251,35 +253,12 @@ def _predict(arm, train, test, synthetic, classifier, seed, settings):
     return predict_mean(model, look(test.images), flips=classifier != "cnn")
 
 
-def no_lungs(images):
-    """Blacks out a central ellipse that holds the lungs: what is left should say nothing.
-
-    Args:
-        images: uint8 (n, h, w, 1).
-
-    Returns:
-        uint8 (n, h, w, 1).
-    """
-    height, width = images.shape[1:3]
-    y, x = np.ogrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
-    return np.where(((x / 0.85) ** 2 + (y / 0.9) ** 2 < 1)[..., None], 0, images).astype(np.uint8)
-
-
-VIEWS = {"whole": lambda images: images, "no_lungs": no_lungs}
-
-
 def _baseline(name, train, test):
-    """Probabilities of a classical model; of an SVM, the softmax of its decision values."""
-    from scipy.special import softmax
+    """Probabilities of a classical model."""
     from sklearn.ensemble import RandomForestClassifier
-    from sklearn.svm import SVC
-
-    from kerasgan.quality import hog_features
 
     if name == "HOG + SVM":
-        model = SVC(C=10, gamma="scale", break_ties=True)
-        model.fit(hog_features(train.images), train.labels)
-        return softmax(model.decision_function(hog_features(test.images)), axis=1)
+        return hog_svm(train, test.images)
     look = {"border only": _ring, "histogram only": _histogram}[name]
     model = RandomForestClassifier(300, random_state=0).fit(look(train.images), train.labels)
     return model.predict_proba(look(test.images))
@@ -336,44 +315,164 @@ def read_scores(folder, films):
     return table[[*_KEYS, "class", "metric", "value", "data_hash"]]
 
 
-def contrasts(scores, n_train, n_test, control=PRIMARY[1], metrics=None):
-    """Compares every arm with a control, paired by fold, by the corrected resampled t-test.
+def contrasts(scores, n_train, n_test, predictions=None, classifier=None, control=PRIMARY[1]):
+    """Compares every arm with a control, paired by fold: corrected resampled t-tests.
+
+    Baselines and probes are set beside the control by an interval, and not tested.
 
     Args:
         scores: Table of `cross_validate`.
         n_train: Films in a training fold.
         n_test: Films in a test fold.
+        predictions: Table of `read_predictions`; adds `sensitivity_bootstrap`, the interval that
+            draws patients, and `accuracy_mcnemar`, the exact test on pooled predictions.
+        classifier: The classifier of the primary contrast; by default the table's first.
         control: Name of the control arm.
-        metrics: Macro metrics compared; sensitivity alone makes the primary contrast.
 
     Returns:
         DataFrame `arm, kind, control, classifier, metric, difference, low, high, p, p_adjusted, n,
-        primary`, where `n` is the number of folds; p-values are adjusted by Holm's method over
-        all but the primary contrast, which is tested alone.
+        primary`, where `n` is the number of folds, or of films for the two metrics of predictions;
+        p-values are adjusted by Holm's method over all but the primary contrast, which is the
+        corrected t-test of `PRIMARY` in macro sensitivity, alone.
     """
-    metrics = metrics or ("sensitivity", "specificity", "auc_bac_vir", "accuracy")
-    macro = scores[(scores["class"] == "macro") & scores["metric"].isin(metrics)]
-    kinds = macro.drop_duplicates("arm").set_index("arm")["kind"]
+    networks = scores.loc[scores["classifier"] != "scikit-learn", "classifier"].unique()
+    classifier = classifier or next(iter(networks), None)
+    kinds = scores.drop_duplicates("arm").set_index("arm")["kind"]
     rows = []
-    for (classifier, metric), own in macro.groupby(["classifier", "metric"]):
-        folds = own.pivot_table("value", ["repeat", "fold"], "arm")  # the mean over seeds
-        if control not in folds:
-            continue
-        for arm in folds.columns.drop(control):
-            paired = (folds[arm] - folds[control]).dropna()
-            if len(paired) < 2:
-                continue
-            test = corrected_t_test(paired, n_train, n_test)
-            primary = (arm, control, metric) == (*PRIMARY, "sensitivity")
-            rows.append((arm, kinds[arm], control, classifier, metric, *test, len(paired), primary))
-    columns = ["arm", "kind", "control", "classifier", "metric", "difference", "low", "high", "p"]
-    table = pd.DataFrame(rows, columns=[*columns, "n", "primary"])
-    secondary = ~table["primary"].astype(bool)
+    for name in networks:
+        for metric in ("sensitivity", "specificity", "auc_bac_vir", "accuracy"):
+            folds = _folds(scores, name, metric)
+            for arm in _others(folds, control):
+                paired = (folds[arm] - folds[control]).dropna()
+                if len(paired) > 1:
+                    test = corrected_t_test(paired, n_train, n_test)
+                    rows.append((arm, control, name, metric, *test, len(paired)))
+        if predictions is not None:
+            films = _by_film(predictions, name)
+            for arm in _others(films["right"], control):
+                rows += [(arm, control, name, *row) for row in _pooled(films, arm, control)]
+    columns = ["arm", "control", "classifier", "metric", "difference", "low", "high", "p", "n"]
+    table = pd.DataFrame(rows, columns=columns)
+    table.insert(1, "kind", table["arm"].map(kinds))
+    table.loc[table["kind"] == "baseline", "p"] = np.nan
+    table["primary"] = (
+        (table["arm"] == PRIMARY[0])
+        & (table["control"] == PRIMARY[1])
+        & (table["classifier"] == classifier)
+        & (table["metric"] == "sensitivity")
+    )
     table.insert(9, "p_adjusted", table["p"])
+    secondary = ~table["primary"]
     table.loc[secondary, "p_adjusted"] = holm(table.loc[secondary, "p"])
     return table
 
 
-def settings_of(arms):
-    """Returns the arms as plain dicts, for the registered protocol."""
-    return [asdict(arm) for arm in arms]
+def _folds(scores, classifier, metric):
+    """A macro metric of a classifier's arms and the baselines, a row a fold, seeds averaged."""
+    wanted = (scores["class"] == "macro") & (scores["metric"] == metric)
+    own = scores[wanted & scores["classifier"].isin([classifier, "scikit-learn"])]
+    return own.pivot_table("value", ["repeat", "fold"], "arm", sort=False)
+
+
+def _others(table, control):
+    return table.columns.drop(control) if control in table else []
+
+
+def _by_film(predictions, classifier):
+    """Per film and arm: the share of right predictions, and whether the pooled one is right.
+
+    A film is predicted once a repeat and seed, never by a model that saw its patient; its pooled
+    prediction is the class of the highest mean probability.
+    """
+    own = predictions[predictions["classifier"].isin([classifier, "scikit-learn"])]
+    columns = [name for name in own if name.startswith("p_")]
+    classes = np.array([name[2:] for name in columns])
+    keys = ["class", "filename", "patient", "arm"]
+    own = own[[*keys, *columns]].assign(right=_right(own, columns, classes))
+    mean = own.groupby(keys)[[*columns, "right"]].mean().reset_index()
+    mean["pooled"] = _right(mean, columns, classes)
+    return mean.pivot(index=keys[:3], columns="arm", values=["right", "pooled"])
+
+
+def _right(table, columns, classes):
+    chosen = classes[table[columns].to_numpy().argmax(axis=1)]
+    return (chosen == table["class"].to_numpy()).astype(float)
+
+
+def _pooled(films, arm, control):
+    """Rows (metric, difference, low, high, p, n) of two arms on the films both predicted."""
+    films = films[[(part, name) for part in ("right", "pooled") for name in (arm, control)]]
+    films = films.dropna()
+    patients = films.index.get_level_values("patient")
+    kinds = pd.factorize(films.index.get_level_values("class"))[0]
+    gain = {
+        part: (films[part, arm] - films[part, control]).to_numpy() for part in ("right", "pooled")
+    }
+
+    def sensitivity(gain, kinds):
+        count = np.bincount(kinds)
+        return np.mean(np.bincount(kinds, gain)[count > 0] / count[count > 0])
+
+    interval = bootstrap_interval(sensitivity, gain["right"], kinds, groups=patients)
+    yield "sensitivity_bootstrap", *interval, np.nan, len(films)
+    interval = bootstrap_interval(np.mean, gain["pooled"], groups=patients)
+    p = mcnemar(np.ones(len(films)), films["pooled", arm], films["pooled", control])[2]
+    yield "accuracy_mcnemar", *interval, p, len(films)
+
+
+def detectable(scores, n_train, n_test, classifier, wanted_power=0.8):
+    """Returns the smallest true primary contrast that this many folds find with the given power.
+
+    Args:
+        scores: Table of `cross_validate`, with two folds or more.
+        n_train: Films in a training fold.
+        n_test: Films in a test fold.
+        classifier: The classifier of the primary contrast.
+        wanted_power: Probability of finding it.
+    """
+    folds = _folds(scores, classifier, "sensitivity")
+    paired = (folds[PRIMARY[0]] - folds[PRIMARY[1]]).dropna()
+    return minimum_detectable_effect(paired.std(), len(paired), n_train, n_test, wanted_power)
+
+
+def shortcut_warnings(scores, share=0.8):
+    """Names the probes that see no lungs and yet score nearly as well as the best arm.
+
+    Args:
+        scores: Table of `cross_validate`.
+        share: Share of the best arm's gain over chance, in macro sensitivity, that is worth a
+            warning.
+
+    Returns:
+        List of sentences, empty if no probe reaches it.
+    """
+    macro = scores[(scores["class"] == "macro") & (scores["metric"] == "sensitivity")]
+    mean = macro.groupby(["arm", "kind"])["value"].mean().reset_index("kind")
+    best = mean.loc[mean["kind"] != "baseline", "value"].max()
+    chance = 1 / (scores["class"].nunique() - 1)
+    probes = mean["value"].reindex(["no lungs", "border only", "histogram only"]).dropna()
+    return [
+        f"{name}: macro sensitivity {value:.3f} without seeing a lung, the best arm {best:.3f}. "
+        "Scores say more about where the films come from than about disease."
+        for name, value in probes.items()
+        if value - chance > share * (best - chance)
+    ]
+
+
+def source_confusion(predictions, arm="no covid films", without="covid"):
+    """Returns how a classifier that never saw a class takes the films of that class.
+
+    Were only disease seen, covid films would be taken for one of the pneumonias.
+
+    Args:
+        predictions: Table of `read_predictions`.
+        arm: Name of the arm trained without the class.
+        without: The class.
+
+    Returns:
+        Series from class to the share of those films taken for it, the class itself left out.
+    """
+    own = predictions[(predictions["arm"] == arm) & (predictions["class"] == without)]
+    known = [name for name in own if name.startswith("p_") and name != f"p_{without}"]
+    taken = own[known].idxmax(axis=1).str[2:]
+    return taken.value_counts(normalize=True).reindex([name[2:] for name in known], fill_value=0.0)

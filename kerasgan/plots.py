@@ -498,6 +498,61 @@ def plot_reliability(tables, note=""):
     return figure
 
 
+def plot_grad_cam(images, maps, columns=8, note=""):
+    """Shows films and, under each row, the same films with what spoke for a class in colour.
+
+    Args:
+        images: uint8 (n, h, w, 1). A figure of real films is for the screen, never to be published.
+        maps: float (n, h, w) in [0, 1], of `classify.grad_cam`.
+        columns: Films a row.
+        note: A banner.
+
+    Returns:
+        The Figure.
+    """
+    rows = -(-len(images) // columns)
+    height = 2 * WIDTH * rows / columns + 0.4 + 0.2 * len(textwrap.wrap(note, 95))
+    figure, axes = _figure(height, note, rows=2 * rows)
+    for row in range(rows):
+        part = slice(row * columns, (row + 1) * columns)
+        fill = [(0, max(0, columns - len(images[part]))), (0, 0), (0, 0)]
+        sheet = _sheet(np.pad(images[part], [*fill, (0, 0)], constant_values=255), columns)
+        heat = _sheet(np.pad(255 * maps[part], fill).astype(np.uint8)[..., None], columns)
+        for axis in axes[2 * row : 2 * row + 2, 0]:
+            _show(axis, sheet)
+        axes[2 * row + 1, 0].imshow(heat, cmap="inferno", vmin=0, vmax=255, alpha=0.5)
+    return figure
+
+
+def plot_gain(table, note=""):
+    """Plots the gain of synthetic over duplicated films against films per class.
+
+    Args:
+        table: DataFrame `films, ratio, difference, low, high, n`, a row a point; `n` is the number
+            of training sets.
+        note: A banner.
+
+    Returns:
+        The Figure.
+    """
+    figure, axes = _figure(3.1, note)
+    axis = axes[0, 0]
+    for place, (ratio, own) in enumerate(table.groupby("ratio")):
+        x = own["films"] * (1 + 0.04 * place)  # side by side, on a logarithmic axis
+        error = [own["difference"] - own["low"], own["high"] - own["difference"]]
+        label = f"{ratio:g} synthetic per film (n = {own['n'].min()} training sets or more)"
+        style = {"fmt": f"{'osD^v'[place % 5]}-", "ms": 4, "lw": 1, "capsize": 2}
+        axis.errorbar(x, own["difference"], error, color=_PALETTE[place], label=label, **style)
+    axis.axhline(0, color="0.3", lw=0.8, ls=":")
+    axis.set_xscale("log")
+    films = sorted(table["films"].unique())
+    axis.set_xticks(films, [f"{count:g}" for count in films])
+    axis.xaxis.set_minor_locator(ticker.NullLocator())
+    axis.set(xlabel="films per class", ylabel="gain in macro sensitivity\nover duplicated films")
+    axis.legend(fontsize=8)
+    return figure
+
+
 def save_figure(figure, path, dpi=150):
     """Writes a figure as PNG, whole or not at all.
 

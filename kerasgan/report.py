@@ -120,6 +120,93 @@ def write_report(run, stages=()):
     return path
 
 
+def write_evaluation(films, folder, out, n_splits, classifier):
+    """Writes tables and figures of a cross-validation, none with a film's pixels in it.
+
+    Args:
+        films: The `Films` evaluated.
+        folder: Folder given to `cross_validate`.
+        out: Folder of `comparison.csv`, `statistics.csv` and `figures/comparison-*.png`.
+        n_splits: Folds a repeat.
+        classifier: The classifier of the primary contrast.
+
+    Returns:
+        `(comparison, statistics)`, the two tables.
+
+    Raises:
+        FileNotFoundError: If no fold has been evaluated there.
+    """
+    from kerasgan import crossval, plots, scores
+
+    out, n_test = Path(out), len(films) // n_splits
+    comparison = crossval.read_scores(folder, films)
+    predictions = crossval.read_predictions(folder)
+    sizes = len(films) - n_test, n_test
+    statistics = crossval.contrasts(comparison, *sizes, predictions, classifier)
+    write_text(out / "comparison.csv", comparison.to_csv(index=False))
+    write_text(out / "statistics.csv", statistics.to_csv(index=False))
+    confusions, bins = {}, {}
+    for arm in (crossval.PRIMARY[1], crossval.PRIMARY[0], "HOG + SVM"):
+        # One repeat: a film predicted in each of many would be counted as many films.
+        own = predictions.query("arm == @arm and repeat == 0 and seed == 0")
+        own = own[own["classifier"].isin([classifier, "scikit-learn"])]
+        if len(own):
+            labels = [films.classes.index(name) for name in own["class"]]
+            chances = own[[f"p_{name}" for name in films.classes]].to_numpy()
+            confusions[arm] = scores.confusion(labels, chances.argmax(1), len(films.classes))
+            bins[arm] = scores.calibration_table(labels, chances)
+    figures = {}
+    if len(statistics):
+        figures["differences"] = plots.plot_contrasts(statistics, note=films.note)
+    if confusions:
+        figures["confusion"] = plots.plot_confusion(confusions, films.classes, films.note)
+        figures["reliability"] = plots.plot_reliability(bins, films.note)
+    (out / "figures").mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+        plots.save_figure(figure, out / "figures" / f"comparison-{name}.png")
+    return comparison, statistics
+
+
+def write_reproduction(films, folder, out):
+    """Writes the figures of a reproduction, none with a film's pixels in it.
+
+    Args:
+        films: The collection's `Films`.
+        folder: Folder given to `compare.reproduce`.
+        out: Folder of `figures/reproduction-*.png`.
+
+    Raises:
+        FileNotFoundError: If no arm is finished there.
+    """
+    from kerasgan import compare, plots
+
+    paths = sorted(Path(folder).glob("arms/*/scores.csv"))
+    if not paths:
+        raise FileNotFoundError(f"no finished arms in {folder}: run the reproduction first")
+    arms, figures, note = Path(folder) / "arms", {}, films.note
+    rows = pd.concat([pd.read_csv(path) for path in paths], ignore_index=True)
+    rows["set"] = rows["arm"].str.partition(" ")[2]
+    rows["arm"] = rows["arm"].str.partition(" ")[0]
+    for name in rows["set"].unique():
+        own = rows[rows["set"].isin(["", name])]
+        own = own[~own["synthetic"].astype(bool) | (own["set"] == name)]
+        curve = compare.accuracy_curve(own, published=True)
+        tail = f"-{name}" if name else ""
+        figures[f"accuracy{tail}"] = plots.plot_accuracy_curve(curve, note)
+        one_pass = own[own["evaluation"] == "deterministic"]
+        figures[f"classes{tail}"] = plots.plot_class_scores(one_pass, note=note)
+    shown = [path.parent.name.removesuffix("-seed0") for path in paths]
+    shown = [name for name in shown if name.partition(" ")[0] in ("O1", "O1+C3", "O1+C3+G3")]
+    matrices = {name: compare.confusion_of(arms, name) for name in shown if "-seed" not in name}
+    if matrices:
+        figures["confusion"] = plots.plot_confusion(matrices, films.classes, note)
+        history = compare.history_of(arms, last := list(matrices)[-1])
+        figures["history"] = plots.plot_classifier_history(history, last, note)
+    (Path(out) / "figures").mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+        plots.save_figure(figure, Path(out) / "figures" / f"reproduction-{name}.png")
+
+
 def _figures(run, pattern, title, text):
     paths = sorted((run.folder / "figures").glob(f"{pattern}.png"))
     images = [base64.b64encode(path.read_bytes()).decode() for path in paths]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from kerasgan.classify import CLASSIFIERS, fit_steps, predict_mean
+from kerasgan.classify import CLASSIFIERS, fit_steps, grad_cam, predict_mean
 from kerasgan.networks import build_resnet
 
 
@@ -58,3 +58,16 @@ def test_bad_arguments_are_named(films16):
         fit_steps("vit", [(1.0, films16.images, films16.labels)], 4)
     with pytest.raises(ValueError, match="no images"):
         fit_steps("cnn", [(1.0, films16.images[:0], films16.labels[:0])], 4)
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_grad_cam_looks_where_the_class_is(name):
+    """Only the bright row tells the class: it must be hotter than the rest of the film."""
+    images, labels = rows(32, seed=0)
+    model = fit_steps(name, [(1.0, *rows(64, seed=1))], 4, 120, 16, classic=False)
+    maps = grad_cam(model, images, labels)
+    assert maps.shape == (32, 16, 16) and maps.min() >= 0 and maps.max() <= 1 + 1e-6
+    if name == "cnn":  # the residual network's maps have too few places at 16 pixels
+        bright = np.repeat(np.arange(16)[None] // 4 == labels[:, None], 16, axis=0)
+        bright = bright.reshape(32, 16, 16).transpose(0, 2, 1)
+        assert maps[bright].mean() > maps[~bright].mean()

@@ -15,8 +15,12 @@ from kerasgan.compare import (
     fit_classifier,
     history_of,
     predict,
+    published_value,
     reference_arms,
+    reproduce,
+    seed_noise,
 )
+from kerasgan.films import Films
 from kerasgan.networks import build_classifier
 from kerasgan.synthesis import classic_set
 
@@ -148,3 +152,68 @@ def test_sets_that_do_not_fit_an_arm_are_named(compared, sides):
         compare_arms([Arm("x", "synthetic", 0, 1)], *sides, classic, **SHORT)
     with pytest.raises(ValueError, match="one length"):
         fit_classifier(build_classifier(16), sides[0].images, sides[0].labels[1:])
+
+
+def test_published_values_average_to_the_published_means():
+    for arm, metrics in (("O1+C3", (0.827, 0.943)), ("O1+C3+G3 ours", (0.907, 0.969))):
+        for metric, mean in zip(("sensitivity", "specificity"), metrics, strict=True):
+            kinds = ("covid", "normal", "pneumonia_bac", "pneumonia_vir")
+            values = [published_value(arm, kind, metric) for kind in kinds]
+            assert np.mean(values) == pytest.approx(mean, abs=6e-4)
+            assert published_value(arm, "macro", metric) == mean
+    assert published_value("O1+C4", "macro", "accuracy") == 0.820
+    assert np.isnan(published_value("O1+C4", "macro", "f1"))
+
+
+@pytest.fixture(scope="module")
+def reproduced(films16, tmp_path_factory):
+    folder, written = tmp_path_factory.mktemp("reproduction"), []
+    images = np.random.default_rng(0).integers(0, 255, (8, 16, 16, 1), np.uint8)
+    samples = Films.from_arrays(images, np.repeat(range(4), 2), films16.classes)
+    few = ("O1", "O1+C3", "O1+C3+G1")
+    arms = {k: arm for k, arm in reference_arms((2, 4, 6, 8), (1, 2, 3, 4)).items() if k in few}
+    job = (films16, folder, {"": samples, "ours": samples}, 2, written.append)
+    return reproduce(*job, arms=arms, **SHORT), folder, written, (job, arms)
+
+
+def test_the_reproduction_runs_all_arms_once_and_the_main_ones_again(reproduced):
+    table, _, written, _ = reproduced
+    assert list(table) == [
+        *("arm", "seed", "evaluation", "class", "metric", "value", "published", "data_hash")
+    ]
+    seeds = table.groupby("arm")["seed"].nunique().to_dict()
+    assert seeds == {"O1": 2, "O1+C3": 2, "O1+C3+G1": 1, "O1+C3+G1 ours": 1}
+    assert set(table["evaluation"]) == {"deterministic", "reference"}
+    accuracy = table[table["metric"] == "accuracy"].set_index("arm")["published"]
+    assert accuracy["O1+C3"].eq(0.827).all() and accuracy["O1+C3+G1 ours"].eq(0.874).all()
+    sizes = [len(each) for each in written]
+    assert len(sizes) == 6 and sizes == sorted(sizes) and sizes[-1] == len(table)
+
+
+def test_a_reproduction_is_read_back_and_refuses_other_options(reproduced):
+    table, folder, _, (job, arms) = reproduced
+    again = reproduce(*job[:4], arms=arms, **SHORT)
+    pd.testing.assert_frame_equal(again, table)
+    with pytest.raises(ValueError, match="double_softmax=True"):
+        reproduce(*job[:4], arms=arms, double_softmax=False, **SHORT)
+
+
+def test_its_figures_need_no_pixels(reproduced, films16, tmp_path):
+    from kerasgan.report import write_reproduction
+
+    write_reproduction(films16, reproduced[1], tmp_path)
+    names = {path.stem for path in (tmp_path / "figures").iterdir()}
+    assert {f"reproduction-{name}" for name in ("accuracy", "confusion", "history")} <= names
+
+
+def test_seed_noise_tells_near_from_far():
+    rows = [
+        ("O1", seed, "reference", "macro", "accuracy", 0.77 + 0.02 * (seed % 3), published, "x")
+        for published in (0.769,)
+        for seed in range(9)
+    ]
+    rows += [("O1+C3", *row[1:5], row[5] - 0.2, 0.827, "x") for row in rows]
+    columns = ["arm", "seed", "evaluation", "class", "metric", "value", "published", "data_hash"]
+    found = seed_noise(pd.DataFrame(rows, columns=columns)).set_index("arm")
+    assert found.loc["O1", "within"] and not found.loc["O1+C3", "within"]
+    assert found.loc["O1", "mean"] == pytest.approx(0.79) and found.loc["O1", "seeds"] == 9

@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -10,15 +11,16 @@ import pandas as pd
 import pytest
 
 from kerasgan.crossval import (
-    CORE_ARMS,
     PRIMARY,
-    Mix,
     contrasts,
     cross_validate,
-    no_lungs,
+    detectable,
     read_predictions,
-    training_sets,
+    run_fold,
+    shortcut_warnings,
+    source_confusion,
 )
+from kerasgan.mixes import CORE_ARMS, FURTHER_ARMS, PROBES, Mix, Samples, no_lungs, training_sets
 from kerasgan.phantom import simulate_films
 
 TINY = {"n_splits": 2, "repeats": 1, "steps": 2, "batch_size": 4, "gan_steps": 3, "gan_width": 2}
@@ -75,20 +77,108 @@ def test_an_evaluation_goes_on_where_it_stopped(evaluated, films):
     assert all(path.stat().st_mtime_ns == time for path, time in others.items())
 
 
+def test_a_stopped_evaluation_leaves_whole_folds(films, tmp_path):
+    def stop(folder):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cross_validate(films, ARMS[:1], tmp_path, on_fold=stop, **TINY)
+    first = read_predictions(tmp_path)
+    assert set(first["fold"]) == {0} and set(first["arm"]) == {
+        "real",
+        "HOG + SVM",
+        "border only",
+        "histogram only",
+    }
+    seen = []
+    cross_validate(films, ARMS[:1], tmp_path, on_fold=seen.append, **TINY)
+    assert seen == [tmp_path], "the first fold was not run again"
+
+
+def test_a_folder_refuses_other_settings_and_takes_further_arms(evaluated, films):
+    _, folder = evaluated
+    with pytest.raises(ValueError, match="begun with steps=2.*steps=3"):
+        cross_validate(films, ARMS, folder, **{**TINY, "steps": 3})
+    with pytest.raises(ValueError, match="begun with films"):
+        cross_validate(films.first(8), ARMS, folder, **TINY)
+    with pytest.raises(ValueError, match="begun with real="):
+        cross_validate(films, [Mix("real", "real", duplicated=1)], folder, **TINY)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "gans"),
+    [
+        (("realistic samples", "no covid films"), 1),
+        pytest.param(("per-class GANs",), 4, marks=pytest.mark.slow),
+    ],
+)
+def test_further_arms_and_probes_run(films, tmp_path, chosen, gans):
+    arms = [arm for arm in (*FURTHER_ARMS, *PROBES) if arm.name in chosen]
+    train, test = next(films.folds(2))
+    settings = {**TINY, "gan_steps": 4, "baselines": (), "seeds": (0,)}
+    run_fold(arms, train, test, (0, 0), tmp_path, settings)
+    predictions = read_predictions(tmp_path)
+    assert set(predictions["arm"]) == set(chosen)
+    assert len(list((tmp_path / "gans").iterdir())) == gans
+    if "no covid films" in chosen:
+        taken = source_confusion(predictions)
+        assert taken.sum() == pytest.approx(1) and "covid" not in taken
+
+
+def drawn_for(films, ratio):
+    rng, labels = np.random.default_rng(0), np.repeat(range(4), 9 * ratio)
+    images = rng.integers(0, 255, (len(labels), 16, 16, 1), np.uint8)
+    return Samples(images, labels, rng.normal(size=len(labels)))
+
+
 def test_arms_are_matched_in_count_and_class(films):
-    synthetic = films.images[::-1], films.labels[::-1]
     sizes = {}
-    for arm in CORE_ARMS:
-        phases = training_sets(arm, films, synthetic, 0)
+    for arm in (*CORE_ARMS, *FURTHER_ARMS):
+        phases = training_sets(arm, films, drawn_for(films, 4), 0)
         assert sum(share for share, _, _ in phases) == 1
         sizes[arm.name] = [len(labels) for _, _, labels in phases]
+        assert (
+            all(np.bincount(labels).tolist() == [len(labels) // 4] * 4 for *_, labels in phases)
+            or arm.schedule == "annealed"
+        )
     assert sizes["classic + duplicated"] == sizes["classic + synthetic"] == [72]
+    assert sizes["confident samples"] == sizes["realistic samples"] == [72]
     assert sizes["real"] == sizes["classic"] == sizes["synthetic only"] == [36]
     assert sizes["synthetic, then real"] == [36, 36]
+    assert sizes["classic + synthetic x 0.25"] == [36 + 4 * 3]
+    assert sizes["classic + synthetic x 4"] == [5 * 36]
+    assert sizes["synthetic, annealed"] == [72, 60, 48, 36]
     _, images, labels = training_sets(Mix("d", "duplicated", duplicated=0.5), films, None, 1)[0]
     known = {image.tobytes() for image in films.images}
     assert all(image.tobytes() in known for image in images)
     assert np.bincount(labels).tolist() == [14] * 4
+
+
+def test_filters_keep_the_better_half(films):
+    samples = drawn_for(films, 2)
+    realistic = Mix("r", "synthetic", synthetic=1, originals=False, keep="realistic")
+    _, images, labels = training_sets(realistic, films, samples, 0)[0]
+    kept = {image.tobytes() for image in images}
+    for label in range(4):
+        own = samples.labels == label
+        flags = [image.tobytes() in kept for image in samples.images[own]]
+        assert samples.realism[own][flags].min() > samples.realism[own][np.invert(flags)].max()
+    # Half of each class's samples are films of another class: the confident half has fewer.
+    wrong = (films.labels + 1) % 4
+    mixed = Samples(
+        np.concatenate([films.images] * 2), np.concatenate([wrong, films.labels]), np.zeros(72)
+    )
+    confident = Mix("c", "synthetic", synthetic=1, originals=False, keep="confident")
+    _, images, labels = training_sets(confident, films, mixed, 0)[0]
+    right = {
+        (image.tobytes(), label) for image, label in zip(films.images, films.labels, strict=True)
+    }
+    assert np.mean([(i.tobytes(), k) in right for i, k in zip(images, labels, strict=True)]) > 0.9
+
+
+def test_a_class_can_be_left_out(films):
+    _, _, labels = training_sets(PROBES[1], films, None, 0)[0]
+    assert films.classes.index("covid") not in labels and len(labels) == 27
 
 
 def test_the_probe_sees_no_lungs(films):
@@ -117,6 +207,69 @@ def test_a_planted_effect_is_found_and_paired():
     assert (table["p_adjusted"] >= table["p"] - 1e-12).all()
 
 
+def predicted(effect, rng, patients=60, repeats=2):
+    """Predictions of two arms, right on the same films by and large; patients have 1 to 3 films."""
+    rows, n = [], rng.integers(1, 4, 4 * patients)
+    patient = np.repeat(np.arange(len(n)), n)
+    label = patient % 4
+    hard = np.repeat(rng.normal(0, 1, len(n)), n) + rng.normal(0, 0.5, len(patient))
+    for repeat in range(repeats):
+        for arm, gain in ((PRIMARY[1], 0.0), (PRIMARY[0], effect)):
+            luck = rng.normal(0, 0.7, len(patient))
+            right = hard + luck < 0.8 + gain
+            chances = np.full((len(patient), 4), 0.1)
+            chances[np.arange(len(patient)), np.where(right, label, (label + 1) % 4)] = 0.7
+            table = pd.DataFrame(chances, columns=[f"p_{i}" for i in range(4)])
+            table = table.assign(arm=arm, classifier="cnn", repeat=repeat, seed=0)
+            rows.append(table.assign(**{"class": label.astype(str), "patient": patient}))
+    return pd.concat([rows[i].assign(filename=rows[i].index) for i in range(len(rows))])
+
+
+def pooled(effect, seed):
+    from kerasgan.crossval import _by_film, _pooled
+
+    films = _by_film(predicted(effect, np.random.default_rng(seed)), "cnn")
+    return {row[0]: row[1:] for row in _pooled(films, *PRIMARY)}
+
+
+def test_pooled_predictions_cover_the_null_and_find_a_planted_effect():
+    gc.freeze()
+    null = [pooled(0.0, seed) for seed in range(60)]
+    bootstrap = [row["sensitivity_bootstrap"] for row in null]
+    assert np.mean([low <= 0 <= high for _, low, high, *_ in bootstrap]) > 0.86
+    assert np.mean([row["accuracy_mcnemar"][3] < 0.05 for row in null]) < 0.12
+    planted = [pooled(0.5, seed) for seed in range(10)]
+    gc.unfreeze()
+    assert all(row["sensitivity_bootstrap"][1] > 0 for row in planted)
+    assert np.mean([row["accuracy_mcnemar"][3] < 0.05 for row in planted]) > 0.8
+
+
+def test_statistics_hold_both_kinds_of_rows_and_test_no_baseline():
+    table, predictions = scores(0.05), predicted(0.5, np.random.default_rng(0))
+    table.loc[table["arm"] == "real", "kind"] = "baseline"
+    found = contrasts(table, 240, 60, predictions).set_index(["arm", "metric"])
+    own = found.loc[PRIMARY[0]]
+    assert own.loc["sensitivity_bootstrap", "n"] == len(predictions) / 4
+    assert own.loc["accuracy_mcnemar", "p_adjusted"] >= own.loc["accuracy_mcnemar", "p"]
+    assert own["primary"].tolist() == [name == "sensitivity" for name in own.index]
+    assert found.loc["real"]["p"].isna().all() and found.loc["real"]["low"].notna().all()
+
+
+def test_the_detectable_effect_shrinks_with_folds_and_grows_with_noise():
+    few, many = (detectable(scores(0.0, folds), 240, 60, "cnn") for folds in (5, 25))
+    assert 0 < many < few < detectable(scores(0.0, 5, noise=0.05), 240, 60, "cnn")
+
+
+def test_a_probe_that_nearly_reaches_the_best_is_warned_of():
+    columns = ["arm", "kind", "class", "metric", "value"]
+    rows = [("real", "real", "macro", "sensitivity", 0.8)]
+    rows += [("border only", "baseline", "macro", "sensitivity", 0.75)]
+    rows += [("no lungs", "baseline", "macro", "sensitivity", 0.5)]
+    rows += [("real", "real", name, "sensitivity", 0.8) for name in "abcd"]
+    (warning,) = shortcut_warnings(pd.DataFrame(rows, columns=columns))
+    assert "border only" in warning and "0.750" in warning
+
+
 def test_false_positives_are_rare_on_null_data():
     gc.freeze()  # statsmodels collects garbage at every call: slow among TensorFlow's objects
     found = [
@@ -138,7 +291,7 @@ def test_misuse_is_named(films, tmp_path):
 
 def test_a_killed_evaluation_loses_nothing(films, tmp_path, evaluated):
     code = (
-        "from kerasgan.crossval import *; from kerasgan import simulate_films\n"
+        "from kerasgan import CORE_ARMS, cross_validate, simulate_films\n"
         "films = simulate_films(9, size=16, films_per_patient=2, test_per_class=0)\n"
         "arms = CORE_ARMS[0], CORE_ARMS[3], CORE_ARMS[5]\n"
         f"cross_validate(films, arms, {str(tmp_path / 'cv')!r}, seeds=(0, 1), **{TINY!r})"
@@ -153,10 +306,26 @@ def test_a_killed_evaluation_loses_nothing(films, tmp_path, evaluated):
     pd.testing.assert_frame_equal(table, evaluated[0])
 
 
-def test_the_evaluation_runs_on_a_dask_cluster(films, tmp_path):
+def test_a_dask_worker_killed_midway_loses_nothing(films, tmp_path):
     distributed = pytest.importorskip("dask.distributed")
+    found, settings = [], {**TINY, "seeds": (0, 1)}
     with distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None) as cluster:
-        table = cross_validate(
-            films, ARMS[:1], tmp_path, scheduler=cluster.scheduler_address, **TINY
-        )
-    assert set(table["fold"]) == {0, 1}
+        address = cluster.scheduler_address
+        with distributed.Client(address) as client:
+            workers = list(client.run(os.getpid).values())
+
+        def evaluate():
+            found.append(cross_validate(films, ARMS[:1], tmp_path, scheduler=address, **settings))
+
+        run = threading.Thread(target=evaluate)
+        run.start()
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("repeat*/*.csv")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert run.is_alive(), "killed midway, not after the end"
+        os.kill(workers[0], signal.SIGKILL)
+        before = {path: path.read_bytes() for path in tmp_path.glob("repeat*/*.csv")}
+        run.join(300)
+    assert before and all(path.read_bytes() == text for path, text in before.items())
+    cells = found[0].groupby(["arm", "fold", "seed"]).size()
+    assert len(cells) == 2 * (3 + 2) and cells.eq(29).all()

@@ -180,3 +180,51 @@ def test_train_saves_a_generator_per_class_without_the_test_patients(tmp_path, c
     assert table.query("metric == 'kid'")["encoder"].str.contains("encoder.keras").all()
     assert (tmp_path / "quality.png").read_bytes().startswith(b"\x89PNG")
     assert "coverage" in store.read_card(folder / "best-normal")["scores"]
+
+
+@pytest.mark.slow
+def test_compare_writes_tables_and_figures(tmp_path, capsys):
+    save_films(
+        simulate_films(6, size=16, films_per_patient=2, test_per_class=2), tmp_path / "films"
+    )
+    out = tmp_path / "results"
+    words = [
+        "compare",
+        str(tmp_path / "films"),
+        "--folder",
+        str(tmp_path / "cells"),
+        "--size",
+        "16",
+    ]
+    words += ["--folds", "2", "--repeats", "1", "--steps", "2", "--gan-steps", "2"]
+    words += ["--gan-width", "2", "--classifiers", "cnn", "--out", str(out)]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert "SIMULATED" in printed and "no covid films, cnn, seed 0" in printed
+    table = pd.read_csv(out / "comparison.csv")
+    assert ",".join(table) == ("arm,kind,classifier,repeat,fold,seed,class,metric,value,data_hash")
+    assert set(table["kind"]) == {"real", "classic", "duplicated", "synthetic", "baseline"}
+    statistics = pd.read_csv(out / "statistics.csv")
+    assert ",".join(statistics) == (
+        "arm,kind,control,classifier,metric,difference,low,high,p,p_adjusted,n,primary"
+    )
+    assert statistics["primary"].sum() == 1
+    names = {path.stem for path in (out / "figures").iterdir()}
+    assert names == {f"comparison-{n}" for n in ("differences", "confusion", "reliability")}
+
+
+@pytest.mark.slow
+def test_reproduction_writes_its_table(tmp_path, capsys):
+    films = simulate_films(4, size=16, films_per_patient=2, test_per_class=2)
+    save_films(films, tmp_path / "films")
+    rng = np.random.default_rng(0)
+    samples = {name: rng.integers(0, 256, (5, 16, 16)).astype("uint8") for name in films.classes}
+    np.savez(tmp_path / "samples.npz", **samples)
+    words = ["reproduction", str(tmp_path / "films"), "--synthetic", str(tmp_path / "samples.npz")]
+    words += ["--folder", str(tmp_path / "arms"), "--out", str(tmp_path / "out"), "--size", "16"]
+    words += ["--seeds", "1", "--epochs", "1", "--passes", "2", "--single-softmax"]
+    assert main(words) == 0
+    table = pd.read_csv(tmp_path / "out" / "reproduction.csv")
+    assert table["arm"].nunique() == 9 and "20 samples" in capsys.readouterr().out
+    assert table.query("arm == 'O1' and metric == 'accuracy'")["published"].eq(0.769).all()
+    assert (tmp_path / "out" / "figures" / "reproduction-accuracy.png").is_file()

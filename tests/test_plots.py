@@ -49,7 +49,14 @@ def texts(figure):
     return [text.get_text() for text in figure.findobj(matplotlib.text.Text)]
 
 
+def gains():
+    rows = [(films, ratio, 0.02, -0.01, 0.05, 8) for films in (20, 60, 200) for ratio in (0.5, 2)]
+    return pd.DataFrame(rows, columns=["films", "ratio", "difference", "low", "high", "n"])
+
+
 FIGURES = {
+    "gain": lambda films: plots.plot_gain(gains(), films.note),
+    "cam": lambda films: plots.plot_grad_cam(IMAGES, IMAGES[..., 0] / 255, 4, films.note),
     "films": lambda films: plots.plot_films(films, 5),
     "counts": lambda films: plots.plot_counts(films),
     "intensities": lambda films: plots.plot_intensities(films),

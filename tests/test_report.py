@@ -1,13 +1,15 @@
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from kerasgan import plots
 from kerasgan.compare import Arm, compare_arms
 from kerasgan.films import save_films
-from kerasgan.report import banner, summary_table, write_report
-from kerasgan.runs import Run
+from kerasgan.mixes import CORE_ARMS, Mix
+from kerasgan.report import banner, summary_table, write_evaluation, write_report
+from kerasgan.runs import Run, write_text
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +54,34 @@ def test_the_banner_warns(run):
 def test_no_comparison_yet(tmp_path):
     with pytest.raises(FileNotFoundError, match="04_comparison"):
         summary_table(Run("a", "smoke", root=tmp_path))
+
+
+def test_an_evaluation_becomes_tables_and_figures(films16, tmp_path):
+    rng = np.random.default_rng(0)
+    for fold, (_, test) in enumerate(films16.folds(2)):
+        for arm in (*CORE_ARMS, Mix("HOG + SVM", "baseline")):
+            chances = rng.dirichlet([0.3] * 4, len(test))
+            chances[np.arange(len(test)), test.labels] += 0.5
+            table = pd.DataFrame(chances / 1.5, columns=[f"p_{name}" for name in test.classes])
+            table = table.assign(filename=test.index["filename"], patient=test.patients, seed=0)
+            table["class"] = test.index["class"]
+            network = "scikit-learn" if arm.kind == "baseline" else "resnet"
+            table = table.assign(arm=arm.name, kind=arm.kind, classifier=network, repeat=0)
+            path = tmp_path / "cells" / f"repeat0-fold{fold}" / f"{arm.name}.csv"
+            write_text(path, table.assign(fold=fold).to_csv(index=False))
+    write_evaluation(films16, tmp_path / "cells", tmp_path / "out", 2, "resnet")
+    table = pd.read_csv(tmp_path / "out" / "comparison.csv")
+    assert list(table) == [
+        *("arm", "kind", "classifier", "repeat", "fold", "seed", "class", "metric", "value"),
+        "data_hash",
+    ]
+    assert set(table["kind"]) == {"real", "classic", "duplicated", "synthetic", "baseline"}
+    statistics = pd.read_csv(tmp_path / "out" / "statistics.csv")
+    assert list(statistics) == [
+        *("arm", "kind", "control", "classifier", "metric", "difference", "low", "high", "p"),
+        *("p_adjusted", "n", "primary"),
+    ]
+    assert statistics["primary"].sum() == 1
+    assert set(statistics["n"]) == {2, len(films16)}
+    names = {path.stem for path in (tmp_path / "out" / "figures").iterdir()}
+    assert names == {f"comparison-{n}" for n in ("differences", "confusion", "reliability")}

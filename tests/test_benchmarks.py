@@ -1,0 +1,49 @@
+import importlib.util
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+PATH = Path(__file__).parent.parent / "benchmarks" / "when_it_helps.py"
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("when_it_helps", PATH)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def rows(gain, spread, sets=6):
+    return pd.DataFrame(
+        [
+            (20, 0.5, f"{arm} 0.5", n, "macro", "sensitivity", 0.6 + 0.05 * n + more, "x")
+            for n in range(sets)
+            for arm, more in (("duplicated", 0.0), ("synthetic", gain + spread * (-1) ** n))
+        ],
+        columns=["films", "ratio", "arm", "training_set", "class", "metric", "value", "data_hash"],
+    )
+
+
+def test_gains_are_paired_by_training_set(script):
+    point = script.gains(rows(0.03, 0.01)).iloc[0]
+    assert point["difference"] == pytest.approx(0.03)
+    assert 0.01 < point["low"] < 0.03 < point["high"] < 0.05 and point["n"] == 6
+    assert script.gains(rows(0.03, 0.0)).iloc[0]["low"] == pytest.approx(0.03)
+
+
+def test_the_chart_is_measured_and_resumes(script, tmp_path, capsys):
+    words = ["--out", str(tmp_path / "out"), "--folder", str(tmp_path / "cells"), "--films", "6"]
+    words += ["--ratios", "0.5", "--size", "16", "--test", "8", "--classifier", "cnn"]
+    words += ["--steps", "2", "--gan-steps", "2", "--gan-width", "2", "--least", "2", "--most", "2"]
+    script.main(words)
+    table = pd.read_csv(tmp_path / "out" / "when_it_helps.csv")
+    assert set(table["training_set"]) == {0, 1} and set(table["ratio"]) == {0.5}
+    assert set(table["arm"]) == {"duplicated 0.5", "synthetic 0.5"}
+    assert (tmp_path / "out" / "figures" / "when_it_helps.png").is_file()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("cells/films6/repeat*/*")}
+    script.main(words)
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    with pytest.raises(ValueError, match="steps=2"):
+        script.main([*words, "--steps", "3"])
