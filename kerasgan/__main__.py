@@ -378,7 +378,6 @@ def _compare(arguments):
     if films.note:
         print(films.note)
     out = Path(arguments.out or arguments.folder)
-    classifiers = tuple(arguments.classifiers.split(","))
 
     def save(folder):
         scores = crossval.read_scores(folder, films)

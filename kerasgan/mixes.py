@@ -167,7 +167,10 @@ def hog_svm(train, images):
 
     model = SVC(C=10, gamma="scale", break_ties=True)
     model.fit(hog_features(train.images), train.labels)
-    return softmax(model.decision_function(hog_features(images)), axis=1)
+    decisions = model.decision_function(hog_features(images))
+    if decisions.ndim == 1:  # of two classes the SVM gives one number, above 0 for the second
+        decisions = np.stack([-decisions, decisions], axis=1)
+    return softmax(decisions, axis=1)
 
 
 def no_lungs(images):
