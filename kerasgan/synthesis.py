@@ -32,11 +32,13 @@ def classic_set(films, count, folder, seed=0, batch_size=256):
         own = films.only(name)
         if not len(own):
             raise ValueError(f"class {name} has no film to augment")
-        source = np.arange(count) % len(own)
+        source, made = np.arange(count) % len(own), []
         for start in range(0, count, batch_size):
-            part = to_float(own.images[source[start : start + batch_size]])
+            # Whole batches, then cut: the draws depend on the length of the batch.
+            part = to_float(own.images[np.arange(start, start + batch_size) % len(own)])
             draw = (seed, label * 1_000_003 + start)
-            images.append(to_uint8(augment(part, training=True, seed=draw).numpy()))
+            made.append(to_uint8(augment(part, training=True, seed=draw).numpy()))
+        images.append(np.concatenate(made)[:count])
         patients.extend(own.patients[source])
     return _stored(films, images, patients, count, folder, "classic")
 

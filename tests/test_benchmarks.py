@@ -33,6 +33,7 @@ def test_gains_are_paired_by_training_set(script):
     assert script.gains(rows(0.03, 0.0)).iloc[0]["low"] == pytest.approx(0.03)
 
 
+@pytest.mark.slow
 def test_the_chart_is_measured_and_resumes(script, tmp_path, capsys):
     words = ["--out", str(tmp_path / "out"), "--folder", str(tmp_path / "cells"), "--films", "6"]
     words += ["--ratios", "0.5", "--size", "16", "--test", "8", "--classifier", "cnn"]

@@ -181,6 +181,7 @@ def test_one_step_with_xla(films16):
     assert np.isfinite(gan.metrics[0].result())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_half_precision_learns_as_well(films16, policy):
     dark, distance = films16.only("covid"), {}
