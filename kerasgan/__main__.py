@@ -66,7 +66,7 @@ def _parser():
     train.add_argument("folder", help="where the checkpoint and best-<class>/ go")
     train.add_argument("--size", type=int, default=64)
     train.add_argument("--width", type=_count, default=32)
-    train.add_argument("--steps", type=_count, default=12_000, help="batches of 32, default 12000")
+    train.add_argument("--steps", type=_count, default=6_000, help="batches of 32, default 6000")
     train.add_argument("--seed", type=_seed, default=0)
 
     synthesise = _command(commands, "synthesise", _synthesise, "draw images from a saved generator")
