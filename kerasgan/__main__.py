@@ -267,6 +267,7 @@ def _train(arguments):
     facts = {"seed": arguments.seed, "command": f"kerasgan train --steps {steps}"}
     for label, name in enumerate(train.classes):
         own, kind = one_class(gan.averaged, label), {"kind": "best", "epochs": epochs}
+        kind["trained_with"] = list(train.classes)  # one network learnt all classes together
         print(save_generator(own, folder / f"best-{name}", train.only(name), **kind, **facts))
     _train_classifier(train, min(steps, 600), folder, facts)
 
