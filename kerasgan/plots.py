@@ -425,7 +425,8 @@ def plot_quality(table, metrics=("kid", "fid", "density", "coverage", "detectabi
             own, y = own.loc[classes], np.arange(len(classes)) + 0.22 * (place + 0.5)
             y -= 0.11 * len(generators)
             error = [own["value"] - own["low"], own["high"] - own["value"]]
-            style = {"fmt": "os^Dv"[place % 5], "color": _PALETTE[place or 7], "label": generator}
+            colour = _PALETTE[7 if generator == "authors" else place + 1]  # theirs in grey
+            style = {"fmt": "os^Dv"[place % 5], "color": colour, "label": generator}
             axis.errorbar(own["value"], y, xerr=np.clip(error, 0, None), ms=4, **style)
             axis.plot(own["floor"], np.arange(len(classes)), "k|", ms=14, mew=1.2)
         axis.set_title(f"{metric}\n({better.get(metric, 'higher')} is better)", fontsize=8)
