@@ -134,6 +134,12 @@ def _duplicates(films, limit=0.995):
             yield severity, f"{len(found)} nearly equal pairs {place}: {', '.join(found[:5])}{more}"
 
 
+def border_ring(images):
+    """Returns the outermost ring of pixels of uint8 (n, h, w, 1) images, uint8 (n, 2h + 2w - 4)."""
+    x = images[..., 0]
+    return np.concatenate([x[:, 0], x[:, -1], x[:, 1:-1, 0], x[:, 1:-1, -1]], axis=1)
+
+
 def border_auc(films, seed=0):
     """Tells each class from the rest by the outermost ring of pixels, where there is no lung.
 
@@ -155,8 +161,7 @@ def border_auc(films, seed=0):
     folds = min(5, int(patients.min()))
     if folds < 2 or len(films.classes) < 2:
         return pd.Series(np.nan, index=list(films.classes))
-    images = films.images[..., 0]
-    ring = np.concatenate([images[:, 0], images[:, -1], images[:, 1:-1, 0], images[:, 1:-1, -1]], 1)
+    ring = border_ring(films.images)
     forest = RandomForestClassifier(100, random_state=seed, n_jobs=1)
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     chances = cross_val_predict(

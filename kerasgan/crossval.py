@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from kerasgan.auditing import border_ring
 from kerasgan.mixes import CORE_ARMS, VIEWS, Mix, Samples, hog_svm, training_sets
 from kerasgan.runs import write_text
 from kerasgan.scores import (
@@ -259,14 +260,9 @@ def _baseline(name, train, test):
 
     if name == "HOG + SVM":
         return hog_svm(train, test.images)
-    look = {"border only": _ring, "histogram only": _histogram}[name]
+    look = {"border only": border_ring, "histogram only": _histogram}[name]
     model = RandomForestClassifier(300, random_state=0).fit(look(train.images), train.labels)
     return model.predict_proba(look(test.images))
-
-
-def _ring(images):
-    x = images[..., 0]
-    return np.concatenate([x[:, 0], x[:, -1], x[:, 1:-1, 0], x[:, 1:-1, -1]], axis=1)
 
 
 def _histogram(images):
