@@ -74,6 +74,7 @@ def _parser():
     synthesise.add_argument("folder", help="where the images go")
     synthesise.add_argument("--count", type=_count, default=100, help="images a class")
     synthesise.add_argument("--seed", type=_seed, default=0)
+    synthesise.add_argument("--truncation", type=float, default=1.0, help="below 1: less variety")
 
     quality = _command(commands, "quality", _quality, "measure generated images beside real ones")
     quality.add_argument("real", help="collection or folder of real films, the training side")
@@ -298,7 +299,11 @@ def _synthesise(arguments):
         raise ValueError(f"the card of {arguments.model} names no classes; save the model again")
     labels = [label for label in range(len(classes)) for _ in range(arguments.count)]
     images = draw(
-        generator, len(labels), labels if len(generator.inputs) > 1 else None, arguments.seed
+        generator,
+        len(labels),
+        labels if len(generator.inputs) > 1 else None,
+        arguments.seed,
+        truncation=arguments.truncation,
     )
     made = Films.from_arrays(images, labels, classes, name=f"samples of {card['name']}")
     save_films(made, arguments.folder)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kerasgan.quality import hog_features
+from kerasgan.quality import hog_features, hog_svc
 
 OVERDRAW = 2  # a filter keeps the best of this many times the samples an arm needs
 
@@ -163,10 +163,8 @@ def hog_svm(train, images):
         float (n, classes), rows summing to 1.
     """
     from scipy.special import softmax
-    from sklearn.svm import SVC
 
-    model = SVC(C=10, gamma="scale", break_ties=True)
-    model.fit(hog_features(train.images), train.labels)
+    model = hog_svc().fit(hog_features(train.images), train.labels)
     decisions = model.decision_function(hog_features(images))
     if decisions.ndim == 1:  # of two classes the SVM gives one number, above 0 for the second
         decisions = np.stack([-decisions, decisions], axis=1)

@@ -243,7 +243,7 @@ def detectability(real, fake, patients=None, seed=0):
     copied = [owner.get(image.tobytes(), -1 - i) for i, image in enumerate(fake)]
     features, truth = hog_features(np.concatenate([real, fake])), np.repeat([0, 1], count)
     right = [
-        cross_val_predict(_svm(), features, truth, groups=[*groups, *copied], cv=folds) == truth
+        cross_val_predict(hog_svc(), features, truth, groups=[*groups, *copied], cv=folds) == truth
         for folds in (
             StratifiedGroupKFold(5, shuffle=True, random_state=seed + i) for i in range(3)
         )
@@ -256,7 +256,7 @@ def train_on_synthetic_test_on_real(fake, fake_labels, real, real_labels):
 
     Returns a dict: `accuracy`, its Wilson `low` and `high`, macro `precision`, `sensitivity`, `f1`.
     """
-    predicted = _svm().fit(hog_features(fake), fake_labels).predict(hog_features(real))
+    predicted = hog_svc().fit(hog_features(fake), fake_labels).predict(hog_features(real))
     right = np.sum(predicted == real_labels)
     macro = metrics.precision_recall_fscore_support(
         real_labels, predicted, average="macro", zero_division=0
@@ -504,7 +504,8 @@ def _unit(vectors):
     return vectors / np.sqrt(np.sum(vectors**2, axis=-1, keepdims=True) + 1e-5)
 
 
-def _svm():
+def hog_svc():
+    """Returns the SVM for `hog_features` that scores, filters and baselines share, unfitted."""
     return SVC(C=10, gamma="scale")
 
 

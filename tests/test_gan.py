@@ -210,6 +210,20 @@ def test_draws_are_seeded_and_begin_alike():
     assert draw(gan.generator, 0).shape == (0, 16, 16, 1)
 
 
+def test_truncation_draws_closer_to_the_middle_and_is_checked():
+    generator = build_generator(16, latent=8, width=4)
+    last = generator.layers[-1].kernel
+    last.assign(last * 1_000)  # an untrained generator draws one grey
+    spread = [
+        draw(generator, 64, seed=1, truncation=factor).astype(float).std(axis=0).mean()
+        for factor in (1.0, 0.5, 0.1)
+    ]
+    assert spread[0] > spread[1] > spread[2]
+    for wrong in (0, 1.5, -1, float("nan")):
+        with pytest.raises(ValueError, match="truncation must be in"):
+            draw(generator, 1, truncation=wrong)
+
+
 def test_misuse_is_named(films16):
     with pytest.raises(ValueError, match="agree on the image shape"):
         GAN(build_generator(16, width=2), build_discriminator(32, width=2))
