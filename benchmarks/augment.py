@@ -127,7 +127,10 @@ def main():
     images = np.resize(kerasgan.simulate(np.arange(256) % 4, SIZE), (count, SIZE, SIZE, 1))
     pipelines = {
         "classic": (classic_of_torchvision(), kerasgan.ClassicAugmentation()),
-        "DiffAugment": (diffaugment_of_torchvision(), kerasgan.DiffAugment()),
+        "DiffAugment": (
+            diffaugment_of_torchvision(),
+            kerasgan.DiffAugment(("colour", "translation", "cutout")),
+        ),
     }
     other = {
         name: torchvision_speed(transform, images, options.threads)
