@@ -98,7 +98,10 @@ def _parser():
     compare.add_argument("--steps", type=_count, default=600, help="gradient steps of a classifier")
     compare.add_argument("--gan-steps", type=_count, default=1500)
     compare.add_argument("--gan-width", type=_count, default=32)
-    compare.add_argument("--classifiers", default="resnet", help="comma-separated: cnn, resnet")
+    compare.add_argument(
+        "--classifiers", default="resnet", help="comma-separated: cnn, resnet, transfer"
+    )
+    compare.add_argument("--encoder", help="transfer: .keras file with pretrained weights")
     compare.add_argument("--further", action="store_true", help="also ratios, filters, schedules")
     compare.add_argument("--out", help="folder of tables and figures; by default that of the cells")
     compare.add_argument("--jobs", type=_count, default=1, help="folds at a time on this machine")
@@ -378,8 +381,10 @@ def _compare(arguments):
     from kerasgan.sources import load_films
 
     classifiers = tuple(arguments.classifiers.split(","))
-    if unknown := set(classifiers) - set(CLASSIFIERS):
-        raise ValueError(f"classifiers are {list(CLASSIFIERS)}. Received: {sorted(unknown)}")
+    if unknown := set(classifiers) - {*CLASSIFIERS, "transfer"}:
+        raise ValueError(
+            f"classifiers are {[*CLASSIFIERS, 'transfer']}. Received: {sorted(unknown)}"
+        )
     films = load_films(arguments.data, size=arguments.size)
     if films.note:
         print(films.note)
@@ -401,6 +406,7 @@ def _compare(arguments):
         gan_steps=arguments.gan_steps,
         gan_width=arguments.gan_width,
         classifiers=classifiers,
+        encoder=arguments.encoder,
         n_jobs=arguments.jobs,
         scheduler=arguments.scheduler,
     )

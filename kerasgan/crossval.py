@@ -5,6 +5,7 @@ fold's GAN is trained once and shared by all arms and seeds. Finished cells are 
 stopped evaluation goes on; folds run in parallel through joblib, also on a Dask cluster.
 """
 
+import functools
 import hashlib
 import json
 import time
@@ -45,9 +46,10 @@ def cross_validate(films, arms=CORE_ARMS, folder="crossval", on_fold=None, **set
             and classifiers, and refuses other films or settings.
         on_fold: Function of the folder, called after every fold.
         **settings: `n_splits` (5), `repeats` (2), `seeds` ((0,)), `classifiers` (("resnet",), of
-            `CLASSIFIERS`), `steps` (600) of `batch_size` (64), `gan_steps` (1500), `gan_width`
-            (32), `seed` (0) of the folds, `baselines` (`BASELINES`), `n_jobs` (1), and `scheduler`,
-            the address of a Dask scheduler whose workers share the folder.
+            `CLASSIFIERS`, or `"transfer"`, a linear model on the features of the saved `encoder`,
+            for arms that mix their images), `steps` (600) of `batch_size` (64), `gan_steps` (1500),
+            `gan_width` (32), `seed` (0) of the folds, `baselines` (`BASELINES`), `n_jobs` (1), and
+            `scheduler`, the address of a Dask scheduler whose workers share the folder.
 
     Returns:
         The tidy table `arm, kind, classifier, repeat, fold, seed, class, metric, value,
@@ -69,6 +71,8 @@ def cross_validate(films, arms=CORE_ARMS, folder="crossval", on_fold=None, **set
         raise ValueError(f"arms need names of their own. Received: {[arm.name for arm in arms]}")
     folder = Path(folder).expanduser().resolve()
     fixed = {name: settings[name] for name in _FIXED}
+    if "transfer" in settings["classifiers"]:
+        settings["encoder"], fixed["encoder"] = _saved_encoder(settings["encoder"])
     begin(folder, {arm.name: asdict(arm) for arm in arms}, films=films.hash, code=CODE, **fixed)
     jobs = [
         (arms, train, test, divmod(number, settings["n_splits"]), folder, settings)
@@ -97,6 +101,7 @@ _DEFAULTS = {
     "gan_width": 32,
     "seed": 0,
     "baselines": BASELINES,
+    "encoder": None,
     "n_jobs": 1,
     "scheduler": None,
 }
@@ -107,6 +112,14 @@ def _settings(given):
     if unknown := set(given) - set(_DEFAULTS):
         raise ValueError(f"settings are {sorted(_DEFAULTS)}. Received: {sorted(unknown)}")
     return {**_DEFAULTS, **given}
+
+
+def _saved_encoder(path):
+    """Returns the absolute path of an encoder and the hash of its file."""
+    if path is None:
+        raise ValueError("transfer needs encoder=, the path of a .keras file (--encoder)")
+    path = Path(path).expanduser().resolve()
+    return str(path), hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def begin(folder, arms, **facts):
@@ -193,6 +206,7 @@ def _missing(arms, home, settings):
         for seed in settings["seeds"]
         for classifier in settings["classifiers"]
         for arm in arms
+        if classifier != "transfer" or arm.schedule == "mixed"  # a convex fit knows no order
     ]
     return [cell for cell in cells if not _path(home, cell[0].name, *cell[1:]).is_file()]
 
@@ -237,11 +251,19 @@ def _gan(films, steps, folder, width):
 
 
 def _predict(arm, train, test, samples, classifier, seed, settings):
-    from kerasgan.classify import fit_steps, predict_mean
+    from kerasgan.classify import fit_steps, fit_transfer, predict_mean
 
     phases = training_sets(arm, train, samples, seed)
     look = VIEWS[arm.view]
     phases = [(share, look(images), labels) for share, images, labels in phases]
+    if classifier == "transfer":
+        _, images, labels = phases[0]
+        model = fit_transfer(
+            _encoder(settings["encoder"]), images, labels, classic=arm.classic, seed=seed
+        )
+        chances = np.zeros((len(test), len(train.classes)))
+        chances[:, np.unique(labels)] = model(look(test.images))
+        return chances
     model = fit_steps(
         classifier,
         phases,
@@ -252,6 +274,13 @@ def _predict(arm, train, test, samples, classifier, seed, settings):
         seed,
     )
     return predict_mean(model, look(test.images), flips=classifier != "cnn")
+
+
+@functools.cache
+def _encoder(path):
+    from kerasgan.quality import Encoder
+
+    return Encoder.keras(path)
 
 
 def _baseline(name, train, test):
@@ -272,6 +301,9 @@ def _histogram(images):
 def read_predictions(folder):
     """Reads all finished cells of an evaluation.
 
+    Where several classifiers learned from an arm, their ensemble is added, under the names joined
+    by `" + "`: the mean of their probabilities, on the folds and seeds that all of them finished.
+
     Args:
         folder: Folder given to `cross_validate`.
 
@@ -285,7 +317,21 @@ def read_predictions(folder):
     paths = sorted(Path(folder).glob("repeat*/*.csv"))
     if not paths:
         raise FileNotFoundError(f"no finished cells in {folder}: run cross_validate first")
-    return pd.concat([pd.read_csv(path) for path in paths], ignore_index=True)
+    cells = pd.concat([pd.read_csv(path) for path in paths], ignore_index=True)
+    return pd.concat([cells, _ensembles(cells)], ignore_index=True)
+
+
+def _ensembles(cells):
+    cells = cells[cells["classifier"] != "scikit-learn"]
+    names = sorted(cells["classifier"].unique())
+    place = ["arm", "repeat", "fold", "seed"]
+    cells = cells[cells.groupby(place)["classifier"].transform("nunique") == len(names)]
+    if len(names) < 2 or cells.empty:
+        return cells.iloc[:0]
+    chances = [name for name in cells if name.startswith("p_")]
+    keys = [name for name in cells if name not in (*chances, "classifier")]
+    mean = cells.groupby(keys, sort=False, dropna=False)[chances].mean().reset_index()
+    return mean.assign(classifier=" + ".join(names))[cells.columns]
 
 
 _KEYS = ["arm", "kind", "classifier", "repeat", "fold", "seed"]

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from kerasgan.classify import CLASSIFIERS, fit_steps, grad_cam, predict_mean
+from kerasgan.classify import CLASSIFIERS, fit_steps, fit_transfer, grad_cam, predict_mean
 from kerasgan.networks import build_resnet
+from kerasgan.quality import Encoder
 
 
 def rows(count, seed):
@@ -21,6 +22,17 @@ def test_each_classifier_learns_what_is_easy(name):
     chances = predict_mean(model, images)
     np.testing.assert_allclose(chances.sum(1), 1, rtol=1e-5)
     assert (chances.argmax(1) == labels).mean() >= 0.9
+
+
+@pytest.mark.parametrize("classic", [False, True])
+def test_transfer_learns_what_its_encoder_shows(classic):
+    pixels = Encoder("pixels", lambda images: images.reshape(len(images), -1))
+    model = fit_transfer(pixels, *rows(64, seed=1), 8, 32, classic)
+    images, labels = rows(32, seed=0)
+    chances = model(images)
+    np.testing.assert_allclose(chances.sum(1), 1)
+    assert (chances.argmax(1) == labels).mean() >= 0.9
+    np.testing.assert_allclose(chances, model(images[:, :, ::-1]))
 
 
 def test_a_fit_is_a_function_of_its_seed(films16):

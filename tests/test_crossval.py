@@ -77,6 +77,31 @@ def test_an_evaluation_goes_on_where_it_stopped(evaluated, films):
     assert all(path.stat().st_mtime_ns == time for path, time in others.items())
 
 
+def test_transfer_and_its_ensemble_join_a_finished_evaluation(films, tmp_path):
+    import keras
+
+    image = keras.Input((16, 16, 1))
+    encoder = keras.Model(image, keras.layers.Flatten()(image), name="pixels")
+    encoder.save(tmp_path / "pixels.keras")
+    more = {**TINY, "classifiers": ("cnn", "transfer")}
+    with pytest.raises(ValueError, match="transfer needs encoder="):
+        cross_validate(films, ARMS, tmp_path / "cv", **more)
+    cross_validate(films, ARMS, tmp_path / "cv", **TINY)
+    more["encoder"] = tmp_path / "pixels.keras"
+    table = cross_validate(films, ARMS, tmp_path / "cv", **more)
+    mixed = {arm.name for arm in ARMS if arm.schedule == "mixed"}
+    for name in ("transfer", "cnn + transfer"):
+        assert set(table.loc[table["classifier"] == name, "arm"]) == mixed
+    chances = read_predictions(tmp_path / "cv").query("arm == 'real'")
+    chances = chances.pivot_table("p_covid", "filename", "classifier")
+    mean = chances[["cnn", "transfer"]].mean(axis=1)
+    np.testing.assert_allclose(chances["cnn + transfer"], mean)
+    other = keras.Model(image, keras.layers.Flatten()(image), name="others")
+    other.save(tmp_path / "pixels.keras")
+    with pytest.raises(ValueError, match="begun with encoder="):
+        cross_validate(films, ARMS, tmp_path / "cv", **more)
+
+
 def test_a_stopped_evaluation_leaves_whole_folds(films, tmp_path):
     def stop(folder):
         raise KeyboardInterrupt
