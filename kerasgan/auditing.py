@@ -69,24 +69,19 @@ def _readable(films):
 
     from joblib import Parallel, delayed
 
-    from kerasgan.reading import image_size, read_film
+    from kerasgan.reading import image_size, read_square, squared
 
     if films.size is not None and films.size <= _SIDE:
         return films, [], pd.Series(dtype=object)
 
     def read(path):
         try:
-            size = image_size(path)
-            return size, cv2.resize(read_film(path), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
+            return image_size(path), read_square(path, _SIDE)[0]
         except (ValueError, OSError) as error:
             return None, str(error)
 
     if (films.index["path"] == "").any():
-        shrunk = [
-            cv2.resize(x[..., 0], (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
-            for x in films.images
-        ]
-        results = [((films.size, films.size), image) for image in shrunk]
+        results = [((films.size, films.size), squared(x[..., 0], _SIDE)) for x in films.images]
     else:
         threads = Parallel(n_jobs=-1, backend="threading")
         results = threads(delayed(read)(path) for path in films.index["path"])

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from kerasgan.reading import read_film
+from kerasgan.reading import read_square
 from kerasgan.runs import absolute, write_bytes, write_text
 
 CLASSES = ("covid", "normal", "pneumonia_bac", "pneumonia_vir")
@@ -172,7 +172,7 @@ class Films:
 
         def read(path):
             try:
-                return _square(read_film(path), self.size)
+                return read_square(path, self.size)[0]
             except ValueError as error:
                 raise ValueError(
                     f"{path}: {error}; remove it, or prepare the films: that passes it over"
@@ -349,12 +349,6 @@ def check_size(size):
     """Raises `ValueError` unless `size` is a power of two from 16 to 256."""
     if not isinstance(size, int | np.integer) or not 16 <= size <= 256 or size & (size - 1):
         raise ValueError(f"size must be a power of two from 16 to 256. Received: size={size!r}")
-
-
-def _square(image, size):
-    if image.shape == (size, size):
-        return image
-    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
 
 
 def inner_path(*parts):

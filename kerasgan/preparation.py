@@ -6,14 +6,11 @@ from dataclasses import replace
 from functools import partial
 
 import cv2
-import numpy as np
 from tqdm import tqdm
 
 from kerasgan.films import check_size, stored_paths, write_index
-from kerasgan.reading import image_size, read_with_remark
+from kerasgan.reading import FITS, image_size, read_square, squared
 from kerasgan.runs import absolute, read_json, write_bytes
-
-FITS = ("squash", "pad")
 
 
 def prepare(films, folder, size=64, fit="squash", workers=None):
@@ -89,22 +86,14 @@ def _prepare_one(size, fit, source, target, pixels):
             )
         return True, ""
     try:
-        image, remark = (pixels, "") if pixels is not None else read_with_remark(source)
+        if pixels is None:
+            image, remark = read_square(source, size, fit)
+        else:
+            image, remark = squared(pixels, size, fit), ""
     except (ValueError, OSError) as error:
         return False, str(error)
-    write_bytes(target, cv2.imencode(".png", _resized(image, size, fit))[1].tobytes())
+    write_bytes(target, cv2.imencode(".png", image)[1].tobytes())
     return True, remark
-
-
-def _resized(image, size, fit):
-    height, width = image.shape
-    if fit == "pad":
-        side = max(height, width)
-        above, left = (side - height) // 2, (side - width) // 2
-        square = np.zeros((side, side), np.uint8)
-        square[above : above + height, left : left + width] = image
-        image = square
-    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
 
 
 def _collected(films, folder, paths, remarks, size, fit):

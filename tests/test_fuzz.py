@@ -27,7 +27,7 @@ from kerasgan.films import Films, save_films
 from kerasgan.networks import build_generator
 from kerasgan.preparation import prepare
 from kerasgan.quality import stretch
-from kerasgan.reading import image_size, read_with_remark
+from kerasgan.reading import image_size, read_square, read_with_remark
 from kerasgan.runs import Run
 from kerasgan.sources import load_films
 from kerasgan.store import list_models, load_model, read_card, save_generator
@@ -250,6 +250,8 @@ def test_images(count, kind, tmp_path, capfd):
         with clear_error():
             pixels, _ = read_with_remark(path)
             assert pixels.dtype == np.uint8 and pixels.ndim == 2
+        with clear_error():
+            assert read_square(path, 16)[0].shape == (16, 16)
 
     fuzz(count, check, damaged(sound))
 

@@ -6,7 +6,7 @@ from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 
 from kerasgan import reading
-from kerasgan.reading import image_size, read_film, read_with_remark
+from kerasgan.reading import image_size, read_film, read_square, read_with_remark, squared
 
 GREY = np.add.outer(np.arange(40), np.arange(30)).astype(np.uint8) * 3
 
@@ -113,3 +113,46 @@ def test_damaged_dicom_is_refused(tmp_path):
 
 def test_the_limit_is_what_the_documentation_says():
     assert reading.MAX_PIXELS == 100_000_000
+
+
+def area_means(image, size, fit):
+    """Exact means of areas: every pixel repeated `size` times, then whole blocks averaged."""
+    if fit == "pad":
+        side = max(image.shape)
+        before = [(side - n) // 2 for n in image.shape]
+        after = [side - n - b for n, b in zip(image.shape, before, strict=True)]
+        image = np.pad(image, list(zip(before, after, strict=True)))
+    for axis in (0, 1):
+        n = image.shape[axis]
+        image = np.moveaxis(image.repeat(size, axis), axis, 0)
+        image = np.moveaxis(image.reshape(size, n, *image.shape[1:]).mean(1), 0, axis)
+    return image
+
+
+@pytest.mark.parametrize("shape", [(523, 600), (301, 257), (140, 900), (2070, 1029), (90, 70)])
+@pytest.mark.parametrize("fit", ["squash", "pad"])
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_a_square_holds_the_means_of_areas(tmp_path, shape, fit, suffix):
+    rng, path = np.random.default_rng(0), tmp_path / f"film{suffix}"
+    film = (
+        rng.normal(0, 8, shape) + 60 + 130 * np.add.outer(*(np.linspace(0, 0.5, n) for n in shape))
+    )
+    film[-60:, -60:] += 60  # something at the far corner
+    path.write_bytes(cv2.imencode(suffix, film.clip(0, 255).astype(np.uint8))[1])
+    image, remark = read_square(path, 16, fit)
+    error = image - area_means(read_film(path).astype(float), 16, fit)
+    assert image.dtype == np.uint8 and image.shape == (16, 16) and not remark
+    assert np.abs(error).max() <= 2.5 and abs(error.mean()) < 0.3
+    np.testing.assert_array_equal(squared(read_film(path), 16, fit).shape, (16, 16))
+
+
+def test_a_square_of_a_colour_jpeg_is_its_luminance_not_turned(tmp_path):
+    colour = np.zeros((160, 128, 3), np.uint8)
+    colour[:80] = (200, 40, 90)
+    image = Image.fromarray(colour)
+    exif = image.getexif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    image.save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    square = read_square(tmp_path / "turned.jpg", 16)[0]
+    assert abs(int(square[4, 8]) - np.dot((200, 40, 90), (0.299, 0.587, 0.114))) < 3
+    assert square[12:].max() < 3
