@@ -30,6 +30,9 @@ RECIPE = {
     "r1": 0.0,
     "r2": 0.0,
     "every": 1,
+    "upsampling": "transposed",
+    "deviation": False,
+    "adaptive": False,
 }
 VARIANTS = {
     "best": {},
@@ -46,16 +49,22 @@ VARIANTS = {
     "latent 32": {"latent": 32},
     "batch 16, twice the steps": {"batch": 16},
     "no average": {"ema": 0.0},
+    "nearest, then convolve": {"upsampling": "nearest"},
+    "minibatch deviation": {"deviation": True},
+    "adaptive (ADA)": {"adaptive": True, "policy": kg.DiffAugment.STEPS},
 }
 
 
 def build(recipe, size, n_classes, steps, seed):
     """The GAN of one recipe, compiled."""
     keras.utils.set_random_seed(seed)
+    width, kind = recipe["width"], kg.AdaptiveAugment if recipe["adaptive"] else kg.DiffAugment
     gan = kg.GAN(
-        kg.build_generator(size, recipe["latent"], recipe["width"], n_classes),
-        kg.build_discriminator(size, recipe["width"], n_classes, recipe["norm"]),
-        augment=kg.DiffAugment(recipe["policy"]) if recipe["policy"] else None,
+        kg.build_generator(size, recipe["latent"], width, n_classes, recipe["upsampling"]),
+        kg.build_discriminator(
+            size, width, n_classes, recipe["norm"], deviation=recipe["deviation"]
+        ),
+        augment=kind(recipe["policy"]) if recipe["policy"] else None,
         **{name: recipe[name] for name in ("ema", "r1", "r2")},
         penalty_every=recipe["every"],
         seed=seed,

@@ -16,7 +16,7 @@ _NAMES = {
     "preparation": ("prepare",),
     "auditing": ("audit",),
     "phantom": ("simulate", "simulate_films"),
-    "augment": ("ClassicAugmentation", "DiffAugment"),
+    "augment": ("AdaptiveAugment", "ClassicAugmentation", "DiffAugment"),
     "networks": (
         "build_classifier",
         "build_discriminator",

@@ -203,3 +203,56 @@ class DiffAugment(_RandomLayer):
     def get_config(self):
         """Returns the arguments that rebuild this layer."""
         return {**super().get_config(), "policy": self.policy}
+
+
+class AdaptiveAugment(_RandomLayer):
+    """Augments each image with a probability that follows the discriminator's overfitting (ADA).
+
+    The probability starts at 0; it rises while the discriminator is right about more than a
+    target's worth of the real images, and falls while it is not.
+
+    Args:
+        policy: Steps of `DiffAugment`.
+        target: Wanted mean sign of the logits of real images.
+        images: Real images over which the probability could rise from 0 to 1.
+        seed: Integer seed of the layer's own draws; unused where `call` is given a seed.
+
+    Call arguments: as of `DiffAugment`.
+
+    Raises:
+        ValueError: If `policy` names an unknown step.
+
+    Reference:
+        Karras et al. (2020), "Training generative adversarial networks with limited data", arXiv
+        2006.06676. Their 500,000 images are far more than a run on a few dozen films sees.
+    """
+
+    def __init__(self, policy=DiffAugment.STEPS, target=0.6, images=20_000, seed=0, **kwargs):
+        super().__init__(seed, **kwargs)
+        self.policy, self.target, self.images = tuple(policy), target, images
+        self.inner = DiffAugment(policy, seed)
+        self.probability = self.add_weight(
+            shape=(), initializer="zeros", trainable=False, aggregation="mean", name="probability"
+        )
+
+    def build(self, input_shape):
+        """Builds the augmentation within."""
+        self.inner.build(input_shape)
+        super().build(input_shape)
+
+    def augment(self, images, seed):
+        """Augments float32 (n, h, w, 1) images by the draws of `seed`, a pair of integers."""
+        on = _uniform(seed, 90, (tf.shape(images)[0], 1, 1, 1)) < self.probability
+        return tf.where(on, self.inner.augment(images, seed), images)
+
+    def adapt(self, real_logits):
+        """Moves the probability, after a step in which real images got these logits, (n, 1)."""
+        count = tf.cast(tf.shape(real_logits)[0], tf.float32)
+        excess = tf.sign(tf.reduce_mean(tf.sign(real_logits)) - self.target)
+        moved = self.probability + excess * count / self.images
+        self.probability.assign(tf.clip_by_value(moved, 0.0, 1.0))
+
+    def get_config(self):
+        """Returns the arguments that rebuild this layer."""
+        config = {"policy": self.policy, "target": self.target, "images": self.images}
+        return {**super().get_config(), **config}

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kerasgan.augment import AdaptiveAugment
 from kerasgan.films import to_uint8
 from kerasgan.losses import LOSSES
 
@@ -23,7 +24,7 @@ class GAN(keras.Model):
             (Odena et al. 2017), image -> logits (n, 1) and class logits (n, k): both networks then
             also learn to make the class recognisable.
         augment: `None`, or a layer called as `augment(images, seed=...)` on all the discriminator
-            sees, such as `DiffAugment()`.
+            sees, such as `DiffAugment()` or `AdaptiveAugment()`.
         ema: Decay of the average, in [0, 1); 0 keeps it equal to the generator.
         r1: Weight of the gradient penalty on real images, 0 for none (Mescheder et al. 2018).
         r2: Weight of the same penalty on generated images, 0 for none.
@@ -146,6 +147,8 @@ class GAN(keras.Model):
             total = self.generator_optimizer.scale_loss(share * (g_loss + again_class))
         variables = self.generator.trainable_variables
         self.generator_optimizer.apply(g_tape.gradient(total, variables), variables)
+        if isinstance(self.augment, AdaptiveAugment):
+            self.augment.adapt(real_logits)
         self._average(step)
         return self._track(g_loss, d_loss, real_logits, fake_logits)
 

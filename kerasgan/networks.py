@@ -39,7 +39,7 @@ def _dcgan_norm(x):
     return _batch_norm(x, gamma_initializer=keras.initializers.RandomNormal(1.0, 0.02))
 
 
-def build_generator(size=64, latent=100, width=64, n_classes=None):
+def build_generator(size=64, latent=100, width=64, n_classes=None, upsampling="transposed"):
     """Builds the DCGAN generator: transposed 4 x 4 convolutions, BatchNorm, ReLU, tanh.
 
     At size 64 and width 64 its layers are the reference study's: 512-256-128-64-1 channels.
@@ -50,12 +50,14 @@ def build_generator(size=64, latent=100, width=64, n_classes=None):
         width: Channels of the last hidden layer; the widest has 8 times as many.
         n_classes: `None` for an unconditional generator; otherwise the number of classes, and the
             model takes a second input, int32 (n,): the class, in the order of the training data.
+        upsampling: `"transposed"` convolutions, or `"nearest"`: pixels doubled, then a 3 x 3
+            convolution, which draws no checkerboard (Odena et al. 2016).
 
     Returns:
         A functional model, (n, latent)[, (n,)] -> float32 (n, size, size, 1) in [-1, 1].
 
     Raises:
-        ValueError: If `size` is no such power of two, or a count is not positive.
+        ValueError: If an argument is out of range.
 
     Example:
         >>> build_generator(64).output_shape
@@ -63,8 +65,11 @@ def build_generator(size=64, latent=100, width=64, n_classes=None):
 
     Reference:
         Radford, Metz and Chintala (2016), "Unsupervised representation learning with deep
-        convolutional generative adversarial networks", arXiv 1511.06434.
+        convolutional generative adversarial networks", arXiv 1511.06434; Odena, Dumoulin and Olah
+        (2016), "Deconvolution and checkerboard artifacts", Distill.
     """
+    if upsampling not in ("transposed", "nearest"):
+        raise ValueError(f"upsampling must be 'transposed' or 'nearest'. Received: {upsampling!r}")
     levels = _levels(size)
     _positive(latent=latent, width=width)
     inputs = [layers.Input((latent,), name="latent")]
@@ -74,16 +79,20 @@ def build_generator(size=64, latent=100, width=64, n_classes=None):
         inputs.append(layers.Input((), dtype="int32", name="class"))
         x = layers.Concatenate()([x, layers.Embedding(n_classes, latent)(inputs[1])])
     x = layers.Reshape((1, 1, x.shape[-1]))(x)
-    for level in range(levels):
-        channels = width * min(_MAX_MULTIPLE, 2 ** (levels - 1 - level))
-        strides, padding = (1, "valid") if level == 0 else (2, "same")
-        x = layers.Conv2DTranspose(
-            channels, 4, strides, padding, use_bias=False, kernel_initializer=_dcgan_init()
-        )(x)
-        x = layers.ReLU()(_dcgan_norm(x))
-    options = {"activation": "tanh", "kernel_initializer": _dcgan_init()}
+
+    def doubled(x, channels, **options):
+        options = {"use_bias": False, "kernel_initializer": _dcgan_init(), **options}
+        if upsampling == "transposed":
+            return layers.Conv2DTranspose(channels, 4, 2, "same", **options)(x)
+        return layers.Conv2D(channels, 3, padding="same", **options)(layers.UpSampling2D()(x))
+
+    channels = [width * min(_MAX_MULTIPLE, 2**level) for level in reversed(range(levels))]
+    first = layers.Conv2DTranspose(channels[0], 4, use_bias=False, kernel_initializer=_dcgan_init())
+    x = layers.ReLU()(_dcgan_norm(first(x)))
+    for count in channels[1:]:
+        x = layers.ReLU()(_dcgan_norm(doubled(x, count)))
     # float32 whatever the policy: half precision has too few greys.
-    x = layers.Conv2DTranspose(1, 4, 2, "same", use_bias=False, dtype="float32", **options)(x)
+    x = doubled(x, 1, activation="tanh", dtype="float32")
     return keras.Model(inputs if n_classes else inputs[0], x, name="dcgan_generator")
 
 
@@ -123,7 +132,31 @@ def one_class(generator, label):
     return keras.Model(noise, x, name="dcgan_generator")
 
 
-def build_discriminator(size=64, width=64, n_classes=None, norm="batch", head="projection"):
+@keras.saving.register_keras_serializable("kerasgan")
+class MinibatchDeviation(layers.Layer):
+    """Adds a channel: the mean over all features of their deviation in the batch.
+
+    A discriminator that sees it notices samples that are all alike.
+
+    Reference:
+        Karras et al. (2018), "Progressive growing of GANs for improved quality, stability, and
+        variation", arXiv 1710.10196, section 3.
+    """
+
+    def call(self, x):
+        """Features (n, h, w, c) -> (n, h, w, c + 1)."""
+        variance = tf.math.reduce_variance(tf.cast(x, tf.float32), axis=0)
+        deviation = tf.cast(tf.reduce_mean(tf.sqrt(variance + 1e-8)), x.dtype)
+        return tf.concat([x, tf.fill(tf.shape(x[..., :1]), deviation)], axis=-1)
+
+    def compute_output_shape(self, input_shape):
+        """One channel more."""
+        return (*input_shape[:-1], input_shape[-1] + 1)
+
+
+def build_discriminator(
+    size=64, width=64, n_classes=None, norm="batch", head="projection", deviation=False
+):
     """Builds the DCGAN discriminator: strided 4 x 4 convolutions and LeakyReLU, one logit out.
 
     The reference study's sigmoid belongs to the loss here (see `kerasgan.losses`).
@@ -137,6 +170,7 @@ def build_discriminator(size=64, width=64, n_classes=None, norm="batch", head="p
         norm: `"batch"` (the reference: BatchNorm except first and last), `"spectral"`
             (Miyato et al. 2018, every layer) or `"none"`.
         head: Of a conditional GAN: `"projection"` or `"auxiliary"`.
+        deviation: `True` puts `MinibatchDeviation` before the last layers.
 
     Returns:
         A functional model, float32 (n, size, size, 1) in [-1, 1][, (n,)] -> logits (n, 1), and of
@@ -178,6 +212,8 @@ def build_discriminator(size=64, width=64, n_classes=None, norm="batch", head="p
         if norm == "batch" and level > 0:
             x = _dcgan_norm(x)
         x = layers.LeakyReLU(negative_slope=0.2)(x)
+    if deviation:
+        x = MinibatchDeviation()(x)
     if n_classes is None:
         score = linear(
             layers.Conv2D(1, 4, use_bias=norm != "batch", kernel_initializer=_dcgan_init())

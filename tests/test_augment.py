@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from kerasgan import augment
-from kerasgan.augment import ClassicAugmentation, DiffAugment
+from kerasgan.augment import AdaptiveAugment, ClassicAugmentation, DiffAugment
 from kerasgan.films import to_float
 from kerasgan.phantom import simulate
 
@@ -126,3 +126,20 @@ def test_layers_run_inside_a_model_and_can_be_rebuilt():
     np.testing.assert_array_equal(model(IMAGES, training=False), IMAGES)
     config = DiffAugment(("flip",), seed=4).get_config()
     assert DiffAugment.from_config(config).policy == ("flip",)
+
+
+def test_adaptive_augmentation_follows_the_discriminator():
+    layer = AdaptiveAugment(("translation",), target=0.5, images=100)
+    np.testing.assert_array_equal(layer(IMAGES, seed=(0, 0)), IMAGES)
+    sure, unsure = tf.ones((40, 1)), tf.constant([[1.0], [-1.0]] * 20)
+    layer.adapt(sure)
+    assert layer.probability.numpy() == pytest.approx(0.4)
+    changed = np.any(layer(IMAGES, seed=(0, 1)) != IMAGES, axis=(1, 2, 3))
+    assert 0.2 < changed.mean() < 0.6
+    for _ in range(2):
+        layer.adapt(sure)
+    assert layer.probability.numpy() == 1
+    layer.adapt(unsure)
+    assert layer.probability.numpy() == pytest.approx(0.6)
+    again = AdaptiveAugment.from_config(layer.get_config())
+    assert (again.policy, again.target, again.images) == (("translation",), 0.5, 100)

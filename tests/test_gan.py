@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kerasgan.augment import DiffAugment
+from kerasgan.augment import AdaptiveAugment, DiffAugment
+from kerasgan.callbacks import Checkpoint
 from kerasgan.films import to_float
 from kerasgan.gan import GAN, draw
 from kerasgan.networks import build_discriminator, build_generator
@@ -242,3 +243,20 @@ def test_misuse_is_named(films16):
         conditional.generate(2)
     with pytest.raises(ValueError, match="labels=True"):
         conditional.fit(films16.batches(16), verbose=0)
+
+
+def test_adaptive_augmentation_rises_while_real_films_are_told(films16, tmp_path):
+    def gan():
+        keras.utils.set_random_seed(0)
+        both = build_generator(16, 8, 2), build_discriminator(16, 4, deviation=True)
+        gan = GAN(*both, AdaptiveAugment(target=0.1, images=64), ema=0.9)
+        gan.compile(keras.optimizers.Adam(1e-5), keras.optimizers.Adam(1e-2))
+        return gan
+
+    first, checkpoint = gan(), Checkpoint(tmp_path)
+    first.fit(films16.batches(12), epochs=3, callbacks=[checkpoint], verbose=0)
+    reached = first.augment.probability.numpy()
+    assert 0 < reached <= 1
+    again = gan()
+    assert Checkpoint(tmp_path).restore(again) == 3
+    assert again.augment.probability.numpy() == reached

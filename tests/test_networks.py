@@ -2,7 +2,13 @@ import keras
 import numpy as np
 import pytest
 
-from kerasgan.networks import build_classifier, build_discriminator, build_generator, one_class
+from kerasgan.networks import (
+    MinibatchDeviation,
+    build_classifier,
+    build_discriminator,
+    build_generator,
+    one_class,
+)
 
 
 def trainable(model):
@@ -90,3 +96,38 @@ def test_one_class_draws_what_the_conditional_generator_draws_of_it():
             one_class(generator, label)
     with pytest.raises(ValueError, match="no class"):
         one_class(build_generator(16, 6, 4), 0)
+
+
+def test_doubled_pixels_draw_no_checkerboard():
+    """Of constant features each inner pixel gets the same sum of weights, whatever the weights."""
+    keras.utils.set_random_seed(0)
+    for upsampling in ("nearest", "transposed"):
+        generator = build_generator(32, width=2, n_classes=3, upsampling=upsampling)
+        last = generator.layers[-2:] if upsampling == "nearest" else generator.layers[-1:]
+        x = np.ones((1, 16, 16, 2), "float32")
+        for layer in last:
+            x = layer(x)
+        inner = np.asarray(x)[0, 4:-4, 4:-4, 0]
+        assert (np.ptp(inner) < 1e-6) == (upsampling == "nearest")
+        alone = one_class(generator, 1)
+        latent = np.random.default_rng(0).normal(size=(4, 100)).astype("float32")
+        both = alone(latent), generator([latent, np.ones(4, "int32")])
+        np.testing.assert_allclose(*both, atol=1e-5)
+    with pytest.raises(ValueError, match="upsampling must be"):
+        build_generator(32, upsampling="bicubic")
+
+
+def test_minibatch_deviation_sees_samples_that_are_alike(tmp_path):
+    layer = MinibatchDeviation()
+    rng = np.random.default_rng(0)
+    varied = rng.normal(size=(8, 4, 4, 3)).astype("float32")
+    alike = np.repeat(varied[:1], 8, axis=0)
+    for x, deviation in ((varied, varied.std(0).mean()), (alike, 0)):
+        out = np.asarray(layer(x))
+        np.testing.assert_array_equal(out[..., :3], x)
+        np.testing.assert_allclose(out[..., 3], deviation, atol=1e-3)
+    model = build_discriminator(16, width=2, deviation=True)
+    model.save(tmp_path / "d.keras")
+    again = keras.models.load_model(tmp_path / "d.keras")
+    images = rng.normal(size=(4, 16, 16, 1)).astype("float32")
+    np.testing.assert_allclose(again(images), model(images), rtol=1e-5)
