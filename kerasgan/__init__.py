@@ -27,7 +27,7 @@ _NAMES = {
     "losses": ("LOSSES",),
     "gan": ("GAN", "draw"),
     "callbacks": ("Checkpoint", "SampleGrid", "StopOnNaN"),
-    "synthesis": ("classic_set", "screen", "synthesise"),
+    "synthesis": ("classic_set", "draw_fresh", "screen", "synthesise"),
     "store": (
         "add_scores",
         "check_trained_on",

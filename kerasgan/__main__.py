@@ -75,6 +75,7 @@ def _parser():
     synthesise.add_argument("--count", type=_count, default=100, help="images a class")
     synthesise.add_argument("--seed", type=_seed, default=0)
     synthesise.add_argument("--truncation", type=float, default=1.0, help="below 1: less variety")
+    synthesise.add_argument("--screen", help="films trained on: leave out what comes near to one")
 
     quality = _command(commands, "quality", _quality, "measure generated images beside real ones")
     quality.add_argument("real", help="collection or folder of real films, the training side")
@@ -292,24 +293,46 @@ def _train_classifier(train, steps, folder, facts):
 
 
 def _synthesise(arguments):
+    import numpy as np
+    import pandas as pd
+
     from kerasgan.films import Films, save_films
     from kerasgan.gan import draw
+    from kerasgan.runs import write_text
+    from kerasgan.sources import load_films
     from kerasgan.store import load_model, read_card
+    from kerasgan.synthesis import draw_fresh
 
     card, generator = read_card(arguments.model), load_model(arguments.model)
     classes = card.get("classes")
     if not classes:
         raise ValueError(f"the card of {arguments.model} names no classes; save the model again")
-    labels = [label for label in range(len(classes)) for _ in range(arguments.count)]
-    images = draw(
-        generator,
-        len(labels),
-        labels if len(generator.inputs) > 1 else None,
-        arguments.seed,
-        truncation=arguments.truncation,
+    size, conditional = generator.output_shape[1], len(generator.inputs) > 1
+    films = load_films(arguments.screen, size=size) if arguments.screen else None
+    images, tables = [], []
+    for label, name in enumerate(classes):
+        options = {"label": label if conditional else None, "seed": arguments.seed + label}
+        options["truncation"] = arguments.truncation
+        if films is None:
+            images.append(draw(generator, arguments.count, labels=options.pop("label"), **options))
+            continue
+        own = films.split("train").only(name)
+        drawn, table = draw_fresh(generator, own, arguments.count, **options)
+        images.append(drawn)
+        tables.append(table.assign(**{"class": name}))
+    labels = np.repeat(range(len(classes)), arguments.count)
+    name = f"samples of {card['name']}"
+    made = save_films(
+        Films.from_arrays(np.concatenate(images), labels, classes, name=name), arguments.folder
     )
-    made = Films.from_arrays(images, labels, classes, name=f"samples of {card['name']}")
-    save_films(made, arguments.folder)
+    if tables:
+        table = pd.concat(tables, ignore_index=True).drop(columns="flagged")
+        table.insert(0, "filename", made.index["filename"])
+        write_text(Path(arguments.folder) / "distances.csv", table.to_csv(index=False))
+        near = table.groupby("class")["distance"].min() / table.groupby("class")["limit"].first()
+        print(
+            f"nearest to a film, in multiples of the screen's limit:\n{near.round(2).to_string()}"
+        )
     print(f"{len(made)} synthetic images in {Path(arguments.folder).resolve()}; not for diagnosis")
 
 

@@ -75,6 +75,46 @@ def synthesise(generators, films, count, folder, seed=0):
     return _stored(films, images, patients, count, folder, "synthetic")
 
 
+def draw_fresh(generator, films, count, label=None, seed=0, truncation=1.0):
+    """Draws images of one class and leaves out those that come near a training film.
+
+    Args:
+        generator: Generator model, as for `kerasgan.draw`.
+        films: The training `Films` of that class.
+        count: Images wanted.
+        label: The class, for a conditional generator.
+        seed: Integer seed.
+        truncation: As in `kerasgan.draw`.
+
+    Returns:
+        `(images, distances)`: uint8 (count, h, w, 1), and the DataFrame of
+        `kerasgan.quality.memorization` for these, with `nearest` as the film's file name.
+
+    Raises:
+        ValueError: If the films are of fewer than 3 patients, or so many samples come near a film
+            that four times `count` are not enough.
+    """
+    from kerasgan.gan import draw
+    from kerasgan.quality import memorization
+
+    if len(set(films.patients)) < 3:
+        raise ValueError(
+            f"films of at least 3 patients tell how near is too near. Received: {len(films)} "
+            f"films of {films.classes}"
+        )
+    for share in (1, 2, 4):
+        images = draw(generator, share * count, label, seed, truncation=truncation)
+        found = memorization(images, films.images, patients=films.patients)
+        kept = np.flatnonzero(~found["flagged"])[:count]
+        if len(kept) == count:
+            found["nearest"] = films.index["filename"].to_numpy()[found["nearest"]]
+            return images[kept], found.iloc[kept].reset_index(drop=True)
+    raise ValueError(
+        f"{found['flagged'].mean():.0%} of the samples of {films.classes} come nearer to a film of "
+        f"{films.name} than fresh films do: the generator copies; draw fewer, or train another"
+    )
+
+
 def screen(samples, training, per_class=100):
     """Looks for samples that copy a training film.
 

@@ -112,6 +112,15 @@ def test_prepare_audit_and_models(real_or_simulated, tmp_path, capsys):
     model = str(tmp_path / "models" / "dcgan-covid")
     assert main(["synthesise", model, str(tmp_path / "drawn"), "--count", "5"]) == 0
     assert len(load_films(tmp_path / "drawn")) == 5
+    words = ["synthesise", model, str(tmp_path / "fresh"), "--count", "4"]
+    assert main([*words, "--screen", str(tmp_path / "out")]) == 1
+    assert "3 patients" in capsys.readouterr().err
+    save_films(simulate_films(12, size=16, test_per_class=0), tmp_path / "more")
+    assert main([*words, "--screen", str(tmp_path / "more")]) == 0
+    assert "multiples of the screen's limit" in capsys.readouterr().out
+    table = pd.read_csv(tmp_path / "fresh" / "distances.csv")
+    assert list(table) == ["filename", "nearest", "distance", "limit", "class"] and len(table) == 4
+    assert len(load_films(tmp_path / "fresh")) == 4
 
 
 @pytest.fixture

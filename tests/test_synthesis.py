@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 
@@ -5,7 +6,7 @@ from kerasgan.films import CLASSES, Films
 from kerasgan.networks import build_generator
 from kerasgan.phantom import simulate_films
 from kerasgan.sources import load_films
-from kerasgan.synthesis import classic_set, screen, synthesise
+from kerasgan.synthesis import classic_set, draw_fresh, screen, synthesise
 
 
 def test_classic_sets_are_cumulative_and_keep_patients(films16, tmp_path):
@@ -56,3 +57,36 @@ def test_the_screen_flags_copies_and_only_copies():
     assert table["flagged"][[0, 1, 10, 11, 20, 21, 30, 31]].all()
     assert table["flagged"].sum() <= 10
     np.testing.assert_array_equal(train.images[table["nearest"][10]], fresh[10])
+
+
+def replaying(film, share):
+    """A generator that draws noise, and one film for about `share` of the latents."""
+    latent = keras.Input((4,))
+    flat = keras.layers.Dense(1024, activation="tanh", trainable=False)(latent)
+    copy = keras.layers.Dense(1, activation="sigmoid", name="gate")(latent)
+    noise = keras.layers.Reshape((32, 32, 1))(flat)
+    known = keras.layers.Dense(1024, kernel_initializer="zeros", name="film")(latent)
+    known = keras.layers.Reshape((32, 32, 1))(known)
+    gate = keras.layers.Reshape((1, 1, 1))(copy)
+    rest = keras.layers.Rescaling(-1.0, 1.0)(gate)
+    out = keras.layers.Add()(
+        [keras.layers.Multiply()([known, gate]), keras.layers.Multiply()([noise, rest])]
+    )
+    model = keras.Model(latent, out)
+    pixels = film.astype("float32").ravel() / 127.5 - 1
+    model.get_layer("film").set_weights([np.zeros((4, 1024)), pixels])
+    cut = float(np.quantile(np.random.default_rng(0).standard_normal(4000), share))
+    model.get_layer("gate").set_weights(
+        [np.array([[-500.0], [0], [0], [0]]), np.array([500.0 * cut])]
+    )
+    return model
+
+
+def test_samples_that_come_near_a_film_are_left_out():
+    train = simulate_films(30, size=32, seed=1, test_per_class=0).only("normal")
+    images, table = draw_fresh(replaying(train.images[3], 0.4), train, 20, seed=3)
+    assert len(images) == len(table) == 20 and (table["distance"] >= table["limit"]).all()
+    assert set(table["nearest"]) <= set(train.index["filename"])
+    assert not any((image == train.images[3]).mean() > 0.5 for image in images)
+    with pytest.raises(ValueError, match="the generator copies"):
+        draw_fresh(replaying(train.images[3], 1.0), train, 20)
