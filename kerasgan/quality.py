@@ -320,12 +320,26 @@ def membership_attack(samples, training, held_out, patients=None, shifts=2, flip
     """
     films = np.concatenate([training, held_out])
     near = -_aligned_distances(films, samples, shifts, flips).min(axis=1)
+    return attack_auc(near[: len(training)], near[len(training) :], patients)
+
+
+def attack_auc(training, held_out, patients=None):
+    """How well a number tells the films a model saw from others: `(auc, low, high)`.
+
+    With a discriminator's logits on both, the attack of Hayes et al. 2019 (LOGAN): 0.5 if it learnt
+    nothing that holds for its own films alone. The interval is the bootstrap's.
+
+    Args:
+        training: a number for each film seen, high where the attack says "seen".
+        held_out: the same for films not seen.
+        patients: those of the training films, then of the held-out ones.
+    """
+
+    def auc(member, score):
+        return metrics.roc_auc_score(member, score) if 0 < sum(member) < len(member) else np.nan
+
     member = np.repeat([1, 0], [len(training), len(held_out)])
-
-    def auc(member, near):
-        return metrics.roc_auc_score(member, near) if 0 < sum(member) < len(member) else np.nan
-
-    return bootstrap_interval(auc, member, near, groups=patients)
+    return bootstrap_interval(auc, member, np.concatenate([training, held_out]), groups=patients)
 
 
 def compare_sets(
@@ -394,7 +408,8 @@ def compare_films(
 
     Adds the share of `memorized` samples of each class (floor: the screen's rate) and, with test
     films, under class `macro`, `tstr`: the accuracy of HOG + SVM trained on the samples and tested
-    on these films (floor: trained on the real ones).
+    on these films (floor: trained on the real ones), and `membership`: the AUC of
+    `membership_attack` against these films, each held against the samples of its own class.
 
     Args:
         real: the training `Films`.
@@ -422,7 +437,7 @@ def compare_films(
         table = compare_sets(own.images, sets, encoder, theirs, **options, seed=seed)
         tables += [table, _memorized(own, everyone, kind, table)]
     if test is not None:
-        tables.append(_tstr(real, everyone, test, tables[0]))
+        tables += [maker(real, everyone, test, tables[0]) for maker in (_tstr, _membership)]
     table = pd.concat(tables, ignore_index=True)
     theirs = table[table["generator"] == "authors"].set_index(["class", "metric"])["value"]
     keys = pd.MultiIndex.from_frame(table[["class", "metric"]])
@@ -453,6 +468,27 @@ def _tstr(real, everyone, test, like):
         row = {"generator": name, "class": "macro", "reference_set": like["reference_set"][0]}
         values = {"value": scores["accuracy"], "low": scores["low"], "high": scores["high"]}
         rows.append({**row, "encoder": "HOG", "metric": "tstr", **values, "floor": floor})
+    return pd.DataFrame(rows)
+
+
+def _membership(real, everyone, test, like):
+    kinds = [kind for kind in real.classes if (test.labels == test.classes.index(kind)).any()]
+    films = [real.only(kind) for kind in kinds], [test.only(kind) for kind in kinds]
+    patients = np.concatenate([own.patients for side in films for own in side])
+    rows = []
+    for name, sets in everyone.items():
+        near = [
+            -np.concatenate(
+                [
+                    _aligned_distances(own.images, sets[kind], 2, True).min(axis=1)
+                    for kind, own in zip(kinds, side, strict=True)
+                ]
+            )
+            for side in films
+        ]
+        row = {"generator": name, "class": "macro", "reference_set": like["reference_set"][0]}
+        values = dict(zip(("value", "low", "high"), attack_auc(*near, patients), strict=True))
+        rows.append({**row, "encoder": "pixels", "metric": "membership", **values, "floor": 0.5})
     return pd.DataFrame(rows)
 
 

@@ -185,7 +185,9 @@ def test_train_saves_a_generator_per_class_without_the_test_patients(tmp_path, c
     assert main([*words, "--out", str(tmp_path / "quality.csv")]) == 0
     table = pd.read_csv(tmp_path / "quality.csv")
     assert set(table["generator"]) == {"best", "noise", "authors"}
-    assert {"kid", "coverage", "detectability", "memorized", "tstr"} <= set(table["metric"])
+    assert {"kid", "coverage", "detectability", "memorized", "tstr", "membership"} <= set(
+        table["metric"]
+    )
     assert table.query("metric == 'kid'")["encoder"].str.contains("encoder.keras").all()
     assert (tmp_path / "quality.png").read_bytes().startswith(b"\x89PNG")
     assert "coverage" in store.read_card(folder / "best-normal")["scores"]

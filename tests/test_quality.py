@@ -247,6 +247,14 @@ def test_membership_attack_finds_a_copying_generator_only():
     assert low < 0.5 < high
 
 
+def test_an_attack_by_numbers_is_an_auc_with_an_interval():
+    rng = np.random.default_rng(0)
+    auc, low, high = quality.attack_auc(rng.normal(1, 1, 60), rng.normal(0, 1, 40))
+    assert low < auc < high and auc == pytest.approx(0.76, abs=0.1)
+    auc, low, high = quality.attack_auc(rng.normal(size=60), rng.normal(size=40))
+    assert low < 0.5 < high
+
+
 # --- comparison ---
 
 
