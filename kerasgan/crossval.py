@@ -227,7 +227,7 @@ def _samples(train, ratio, kind, folder, settings):
     parts = [train] if kind == "conditional" else [train.only(name) for name in train.classes]
     images, labels, realism = [], [], []
     for part in parts:
-        gan = _gan(part, -(-settings["gan_steps"] // len(parts)), folder, settings["gan_width"])
+        gan = fold_gan(part, -(-settings["gan_steps"] // len(parts)), folder, settings["gan_width"])
         for label, name in enumerate(part.classes):
             own = train.classes.index(name)
             count = int(np.ceil(ratio * (part.labels == label).sum()))
@@ -239,7 +239,18 @@ def _samples(train, ratio, kind, folder, settings):
     return Samples(*(np.concatenate(each) for each in (images, labels, realism)))
 
 
-def _gan(films, steps, folder, width):
+def fold_gan(films, steps, folder, width):
+    """Trains the GAN of a training fold, or reads it back where it was trained before.
+
+    Args:
+        films: The training fold's `Films`.
+        steps: Steps of 32 films.
+        folder: Folder of the GANs, `gans` in that of the evaluation.
+        width: Width of both networks.
+
+    Returns:
+        The trained conditional `GAN` of `kerasgan.best_gan`.
+    """
     from kerasgan.training import best_gan, fit_gan
 
     recipe = json.dumps({"steps": steps, "width": width, "code": CODE})

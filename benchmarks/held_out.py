@@ -1,0 +1,110 @@
+"""GANs against films they never saw: those of an evaluation's folds, and these folds' test films.
+
+    python benchmarks/held_out.py covid-xray-64 --encoder runs/lite0.keras
+
+Takes the GANs that `python -m kerasgan compare` has trained, one a fold. Each fold gives, class by
+class, KID and neighbours on equal counts against films seen and not seen, the floor between the
+two, and the AUC of two attacks on membership: by the nearness of the samples, and by the
+discriminator's logits. Means over folds, whose intervals are corrected for shared training films
+(Nadeau and Bengio 2003). Replaces the rows of these GANs in --out.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+import kerasgan as kg
+from kerasgan import crossval, quality
+from kerasgan.films import to_float
+from kerasgan.runs import write_text
+from kerasgan.scores import corrected_t_test
+
+COLUMNS = ["generator", "class", "reference_set", "encoder", "metric"]
+COLUMNS += ["value", "low", "high", "floor", "authors"]
+
+
+def near(real, fake):
+    """KID, density and coverage of two sets of features of one size."""
+    density, coverage = quality.density_coverage(real, fake, k=min(5, len(real) - 1))
+    kid = quality.kid(real, fake, len(real), subsets=1)[0]
+    return {"kid": kid, "density": density, "coverage": coverage}
+
+
+def measure(gan, train, test, encoder, draws=10):
+    """Rows (class, reference_set, encoder, metric, value, floor) of one fold."""
+    rng, attacks = np.random.default_rng(0), {"nearness": ([], []), "discriminator": ([], [])}
+    for label, name in enumerate(train.classes):
+        seen, fresh = (side.only(name).images for side in (train, test))
+        samples = gan.generate(300, label, seed=1)
+        features = [encoder(images) for images in (seen, fresh, samples)]
+        count, scores = len(fresh), {"seen films": [], "held-out films": [], None: []}
+        for _ in range(draws):
+            known, fake = (x[rng.permutation(len(x))[:count]] for x in features[::2])
+            for key, pair in {
+                "seen films": (known, fake),
+                "held-out films": (features[1], fake),
+                None: (features[1], known),
+            }.items():
+                scores[key].append(near(*pair))
+        means = {key: pd.DataFrame(rows).mean() for key, rows in scores.items()}
+        for key in ("seen films", "held-out films"):
+            for metric, value in means[key].items():
+                yield name, key, encoder.name, metric, value, means[None][metric]
+        for side, images in enumerate((seen, fresh)):
+            distances = quality.aligned_distances(images, samples).min(axis=1)
+            attacks["nearness"][side].append(-distances)
+            inputs = [to_float(images), np.full(len(images), label)]
+            logits = gan.discriminator.predict(inputs, batch_size=256, verbose=0)
+            attacks["discriminator"][side].append(logits[:, 0])
+    for name, sides in attacks.items():
+        auc = quality.attack_auc(*(np.concatenate(side) for side in sides))[0]
+        kind = "pixels" if name == "nearness" else "discriminator"
+        yield "macro", "seen against held-out films", kind, "membership", auc, 0.5
+
+
+def main():
+    """Measures every fold whose GAN is there, and joins the rows to those of other generators."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data")
+    parser.add_argument("--folder", type=Path, default=Path("runs/crossval"))
+    parser.add_argument("--encoder", help=".keras file; the best that can be had by default")
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path("results/quality.csv"))
+    given = parser.parse_args()
+    films = kg.load_films(given.data, size=given.size)
+    encoder = quality.Encoder.keras(given.encoder) if given.encoder else quality.best_encoder()
+    facts = json.loads((given.folder / "settings.json").read_text())["facts"]
+    steps, width = facts["gan_steps"], facts["gan_width"]
+    done = crossval.read_predictions(given.folder).query("arm == @crossval.PRIMARY[0]")
+    trained, tables = set(zip(done["repeat"], done["fold"], strict=True)), []
+    for fold, (train, test) in enumerate(
+        films.folds(facts["n_splits"], given.repeats, facts["seed"])
+    ):
+        if divmod(fold, facts["n_splits"]) not in trained:
+            continue
+        gan = crossval.fold_gan(train, steps, given.folder / "gans", width)
+        rows = measure(gan, train, test, encoder)
+        names = ["class", "reference_set", "encoder", "metric", "value", "floor"]
+        tables.append(pd.DataFrame(rows, columns=names))
+        print(f"fold {fold} measured", flush=True)
+    n_test = len(films) // facts["n_splits"]
+    rows = []
+    for key, own in pd.concat(tables).groupby(names[:4], sort=False):
+        value, low, high = corrected_t_test(own["value"], len(films) - n_test, n_test)[:3]
+        rows.append((*key, value, low, high, own["floor"].mean()))
+    table = pd.DataFrame(rows, columns=[*names[:5], "low", "high", "floor"])
+    table.insert(0, "generator", f"conditional, {steps:,} steps, {len(tables)} folds")
+    if given.out.is_file():
+        others = pd.read_csv(given.out)
+        others = others[~others["generator"].str.startswith("conditional, ")]
+        table = pd.concat([others, table], ignore_index=True)
+    write_text(given.out, table.reindex(columns=COLUMNS).to_csv(index=False))
+    print(table[table["generator"].str.startswith("conditional")].round(3).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()
