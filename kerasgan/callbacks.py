@@ -137,7 +137,8 @@ def _variables(model):
         if (optimizer := getattr(model, name, None)) is not None
     ]
     if getattr(model, "optimizer", None) is not None:
-        model.optimizer.build(model.trainable_variables)
+        with model.distribute_strategy.scope():
+            model.optimizer.build(model.trainable_variables)
     found = list(model.variables)
     for optimizer in optimizers:
         found += optimizer.variables

@@ -13,6 +13,7 @@ from scipy import stats
 from kerasgan.callbacks import Checkpoint, StopOnNaN
 from kerasgan.crossval import begin
 from kerasgan.films import epoch_numbers, to_float
+from kerasgan.gan import build_by_hand, workers_logs
 from kerasgan.networks import build_classifier
 from kerasgan.runs import write_text
 from kerasgan.scores import classification_scores, confusion, wilson_interval
@@ -134,6 +135,8 @@ def fit_classifier(model, images, labels, epochs=750, batches=4, batch_size=64, 
     loss = double_softmax if options.get("double_softmax") else _cross_entropy()
     optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
     model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=False)
+    if isinstance(model.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        _prepare_for_workers(model, images[:1], labels[:1])
     stop, callbacks, first, history = StopOnNaN(), [], 0, None
     if options.get("folder"):
         checkpoint = Checkpoint(Path(options["folder"]) / "checkpoint", max(1, epochs // 5))
@@ -155,6 +158,22 @@ def fit_classifier(model, images, labels, epochs=750, batches=4, batch_size=64, 
     if callbacks:
         return pd.DataFrame(checkpoint.history)
     return _history(history)
+
+
+def _prepare_for_workers(model, images, labels):
+    """Does what Keras' `fit` fails at on several workers: builds the metrics, shapes the logs."""
+    build_by_hand(model)
+    with model.distribute_strategy.scope():
+        x, y = to_float(images), np.asarray(labels)
+        predicted = model(x, training=False)
+        model.compute_loss(x, y, predicted)
+        model.compute_metrics(x, y, predicted)
+        model.reset_metrics()
+
+    def averaged(step):
+        return lambda data: workers_logs(step(data))
+
+    model.train_step, model.test_step = averaged(model.train_step), averaged(model.test_step)
 
 
 def _cross_entropy():

@@ -340,9 +340,13 @@ def epoch_numbers(first_epoch=0):
     import tensorflow as tf
 
     counter = itertools.count(first_epoch)
-    return tf.data.Dataset.from_generator(
+    numbers = tf.data.Dataset.from_generator(
         lambda: iter([next(counter)]), output_signature=tf.TensorSpec((), tf.int64)
     )
+    # Several workers share the films of a batch, as there are no files to share among them.
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    return numbers.with_options(options)
 
 
 def check_size(size):

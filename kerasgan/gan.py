@@ -82,6 +82,7 @@ class GAN(keras.Model):
             keras.metrics.Mean(name=name) for name in ("g_loss", "d_loss", "d_real", "d_fake")
         ]
         self.built = True
+        build_by_hand(self)
 
     @property
     def metrics(self):
@@ -250,11 +251,30 @@ class GAN(keras.Model):
         values = (g_loss, d_loss, tf.sigmoid(real_logits), tf.sigmoid(fake_logits))
         for tracker, value in zip(self.trackers, values, strict=True):
             tracker.update_state(value)
-        logs = {tracker.name: tracker.result() for tracker in self.trackers}
-        if isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy):
-            # Keras averages the workers' logs along a first axis, which a scalar has not.
-            logs = {name: tf.reshape(value, (1,)) for name, value in logs.items()}
-        return logs
+        return workers_logs({tracker.name: tracker.result() for tracker in self.trackers})
+
+
+def build_by_hand(model):
+    """Keeps Keras' `fit` from building a built model on several workers, which fails on pairs.
+
+    Its private method averages the first batch over the workers; `(images, labels)` is no tensor.
+    """
+    if isinstance(model.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        model._maybe_symbolic_build = lambda **_: _build_optimizer(model)
+
+
+def _build_optimizer(model):
+    with model.distribute_strategy.scope():
+        if not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
+
+
+def workers_logs(logs):
+    """Returns a step's logs in the shape in which Keras can average them over several workers."""
+    if isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy):
+        # It averages along a first axis, which a scalar has not.
+        return {name: tf.reshape(value, (1,)) for name, value in logs.items()}
+    return logs
 
 
 def draw(generator, count, labels=None, seed=0, batch_size=256, truncation=1.0):
