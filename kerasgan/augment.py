@@ -99,13 +99,15 @@ class ClassicAugmentation(_RandomLayer):
         return _warp(x, self._geometry(seed, n, tf.shape(images)[1]), fill_value=-1.0)
 
     def _jitter(self, images, seed, n):
-        x = (images + 1) / 2
         draws = _uniform(seed, 10, (2, 3, n, 1, 1, 1))
+        # A turn that is left out is one with factors of 1: no pass over the images to choose.
+        factors = tf.where(draws[:, :1] < 0.5, draws[:, 1:] + 0.5, 1.0)
+        x = (images + 1) / 2
         for turn in range(2):
-            on, bright, contrast = draws[turn, 0] < 0.5, draws[turn, 1] + 0.5, draws[turn, 2] + 0.5
-            y = tf.clip_by_value(x * bright, 0, 1)
-            mean = tf.reduce_mean(y, axis=(1, 2, 3), keepdims=True)
-            x = tf.where(on, tf.clip_by_value(mean + contrast * (y - mean), 0, 1), x)
+            bright, contrast = factors[turn, 0], factors[turn, 1]
+            x = tf.clip_by_value(x * bright, 0, 1)
+            mean = tf.reduce_mean(x, axis=(1, 2, 3), keepdims=True)
+            x = tf.clip_by_value(contrast * x + (1 - contrast) * mean, 0, 1)
         return x * 2 - 1
 
     def _geometry(self, seed, n, size):
@@ -167,9 +169,10 @@ class DiffAugment(_RandomLayer):
         """Augments float32 (n, h, w, 1) images by the draws of `seed`, a pair of integers."""
         x, n = images, tf.shape(images)[0]
         if "colour" in self.policy:
-            x += _uniform(seed, 1, (n, 1, 1, 1), -0.5, 0.5)
+            bright = _uniform(seed, 1, (n, 1, 1, 1), -0.5, 0.5)
+            contrast = _uniform(seed, 2, (n, 1, 1, 1), 0.5, 1.5)
             mean = tf.reduce_mean(x, axis=(1, 2, 3), keepdims=True)
-            x = mean + _uniform(seed, 2, (n, 1, 1, 1), 0.5, 1.5) * (x - mean)
+            x = contrast * x + (bright + (1 - contrast) * mean)
         if {"translation", "flip", "rotation"} & set(self.policy):
             x = self._displace(x, seed, n, tf.shape(x)[1])
         if "cutout" in self.policy:
@@ -196,9 +199,9 @@ class DiffAugment(_RandomLayer):
             (n, 2), tf.random.fold_in(seed, 6), -(size // 4), size - size // 4 + 1, tf.int32
         )
         pixel = tf.range(size)[None]
-        inside = [(pixel >= c) & (pixel < c + size // 2) for c in (corner[:, :1], corner[:, 1:])]
-        hole = inside[0][:, :, None] & inside[1][:, None, :]
-        return 1.0 - tf.cast(hole, tf.float32)[..., None]
+        corners = corner[:, :1], corner[:, 1:]
+        inside = [tf.cast((pixel >= c) & (pixel < c + size // 2), tf.float32) for c in corners]
+        return 1.0 - (inside[0][:, :, None] * inside[1][:, None, :])[..., None]
 
     def get_config(self):
         """Returns the arguments that rebuild this layer."""
