@@ -87,8 +87,8 @@ def measure(gan, seen, held_out, encoder, count=300):
         flagged = quality.memorization(images, own.images, patients=own.patients)["flagged"]
         rows.append(
             {
-                "kid": quality.kid(real, fake, subset_size=min(40, size))[0],
-                "kid_held_out": quality.kid(fresh, fake, subset_size=min(10, len(fresh)))[0],
+                "kid": quality.kid(real, fake, subset_size=min(50, size))[0],
+                "kid_held_out": quality.kid(fresh, fake, subset_size=min(50, len(fresh)))[0],
                 "fid": quality.fid(real, fake[:size]),
                 "density": density,
                 "coverage": coverage,

@@ -178,7 +178,7 @@ def run_fold(arms, train, test, place, folder, settings):
     for arm, classifier, seed in _missing(arms, home, settings):
         began = time.monotonic()
         if classifier == "scikit-learn":
-            chances = _baseline(arm.name, train, test)
+            chances = baseline(arm.name, train, test)
         else:
             if arm.synthetic and arm.gan not in samples:
                 most = max(each.drawn for each in arms if each.gan == arm.gan)
@@ -294,8 +294,17 @@ def _encoder(path):
     return Encoder.keras(path)
 
 
-def _baseline(name, train, test):
-    """Probabilities of a classical model."""
+def baseline(name, train, test):
+    """Fits one of `BASELINES`, a classical model, to films.
+
+    Args:
+        name: `"HOG + SVM"`, `"border only"` or `"histogram only"`.
+        train: The training `Films`.
+        test: The test `Films`.
+
+    Returns:
+        Probabilities of the test films' classes, float (n, k).
+    """
     from sklearn.ensemble import RandomForestClassifier
 
     if name == "HOG + SVM":

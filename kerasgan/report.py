@@ -112,6 +112,7 @@ def write_report(run, stages=()):
         findings=pd.read_csv(findings).to_dict("records") if findings.is_file() else [],
         figures=[_figures(run, *figure) for figure in _FIGURES],
         summary=summary_table(run).to_dict("records"),
+        shortcuts=_shortcuts(run, films),
         test_films=len(films.split("test")),
         times=[(stage, run.finished(stage)) for stage in stages],
     )
@@ -205,6 +206,20 @@ def write_reproduction(films, folder, out):
     (Path(out) / "figures").mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
         plots.save_figure(figure, Path(out) / "figures" / f"reproduction-{name}.png")
+
+
+def _shortcuts(run, films):
+    """Warnings of models that see no lungs and score nearly as well as the run's best arm."""
+    from kerasgan import crossval, scores
+
+    train, test = films.split("train"), films.split("test")
+    rows = pd.read_csv(run.folder / "comparison.csv")
+    found = [rows[rows["evaluation"] == "deterministic"]]
+    for name in ("border only", "histogram only"):
+        chances = crossval.baseline(name, train, test)
+        table = scores.classification_scores(test.labels, chances, films.classes)
+        found.append(table.assign(arm=name, kind="baseline"))
+    return crossval.shortcut_warnings(pd.concat(found))
 
 
 def _figures(run, pattern, title, text):

@@ -39,6 +39,19 @@ def test_the_report_is_one_page_by_itself(run):
     assert "<patients>" not in page and "<leak>" not in page and "&lt;leak&gt;" in page
 
 
+def test_the_report_warns_where_films_are_told_without_their_lungs(run, films16, tmp_path):
+    def page(arm_gain):
+        other = Run("b", "smoke", "simulated", root=tmp_path / str(arm_gain))
+        save_films(films16, other.path("films"))
+        table = pd.read_csv(run.folder / "comparison.csv")
+        table["value"] = arm_gain
+        other.save_table(table, "comparison")
+        return write_report(other).read_text()
+
+    assert "without seeing a lung" in page(0.4)
+    assert "histogram only: macro sensitivity" not in page(5.0)
+
+
 def test_the_summary_has_an_interval_for_each_arm(run):
     table = summary_table(run)
     assert table["arm"].tolist() == ["O1"]
