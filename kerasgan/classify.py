@@ -1,5 +1,7 @@
 """Classifiers of the honest evaluation: small networks, and a linear model on ImageNet features."""
 
+import functools
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -39,26 +41,27 @@ def fit_steps(name, phases, n_classes, steps=600, batch_size=64, classic=True, s
     if any(not len(labels) for _, _, labels in phases):
         raise ValueError("an arm has no images to learn from")
     keras.utils.set_random_seed(seed)
-    model = CLASSIFIERS[name](phases[0][1].shape[1], n_classes)
-    modern = name != "cnn"
-    if modern:
-        rate = keras.optimizers.schedules.CosineDecay(2e-3, steps, alpha=0.01)
-        optimizer = keras.optimizers.AdamW(rate, weight_decay=0.02, use_ema=True, ema_momentum=0.99)
-    else:
-        optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
-    loss = keras.losses.CategoricalCrossentropy(True, label_smoothing=0.1 if modern else 0.0)
-    optimizer.build(model.trainable_variables)
-    step = _step(model, optimizer, loss, n_classes, classic, 0.2 if modern else 0.0, seed)
+    size = phases[0][1].shape[1]
+    model = CLASSIFIERS[name](size, n_classes)
+    trained, optimizer, begun, step = _trainer(name, size, n_classes, steps, batch_size, classic)
+    _copy(model.variables, trained.variables)
+    _copy(begun, optimizer.variables)
     done = 0
     for share, images, labels in phases:
         images, labels = tf.constant(images), tf.constant(labels, tf.int32)
         until = min(steps, done + round(share * steps))
         for number in range(done, until):
-            step(images, labels, batch_size, tf.constant(number))
+            step(images, labels, tf.constant(seed), tf.constant(number))
         done = until
-    if modern:
-        optimizer.finalize_variable_values(model.trainable_variables)
+    if optimizer.use_ema:
+        optimizer.finalize_variable_values(trained.trainable_variables)
+    _copy(trained.variables, model.variables)
     return model
+
+
+def _copy(values, variables):
+    for value, variable in zip(values, variables, strict=True):
+        variable.assign(value)
 
 
 def fit_transfer(encoder, images, labels, batches=16, batch_size=64, classic=True, seed=0):
@@ -105,12 +108,28 @@ def fit_transfer(encoder, images, labels, batches=16, batch_size=64, classic=Tru
     return chances
 
 
-def _step(model, optimizer, loss, n_classes, classic, mixup, seed):
-    augment = ClassicAugmentation()
+@functools.lru_cache(maxsize=4)
+def _trainer(name, size, n_classes, steps, batch_size, classic):
+    """A model to train in, its optimizer, the state this begins with, and one step of both.
 
-    @tf.function(reduce_retracing=True)
-    def step(images, labels, batch_size, number):
-        key = tf.stack([tf.constant(seed), number])
+    Arms, folds and seeds of one shape share them: tracing a step costs as much as dozens of steps.
+    """
+    model, modern = CLASSIFIERS[name](size, n_classes), name != "cnn"
+    if modern:
+        rate = keras.optimizers.schedules.CosineDecay(2e-3, steps, alpha=0.01)
+        optimizer = keras.optimizers.AdamW(rate, weight_decay=0.02, use_ema=True, ema_momentum=0.99)
+    else:
+        optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
+    loss = keras.losses.CategoricalCrossentropy(True, label_smoothing=0.1 if modern else 0.0)
+    optimizer.build(model.trainable_variables)
+    begun = [variable.numpy() for variable in optimizer.variables]
+    augment, mixup = ClassicAugmentation(), 0.2 if modern else 0.0
+    specs = [tf.TensorSpec((None, size, size, 1), tf.uint8)]
+    specs += [tf.TensorSpec(shape, tf.int32) for shape in ((None,), (), ())]
+
+    @tf.function(input_signature=specs)
+    def step(images, labels, seed, number):
+        key = tf.stack([seed, number])
         chosen = tf.random.stateless_uniform((batch_size,), key, 0, tf.shape(labels)[0], tf.int32)
         x = tf.cast(tf.gather(images, chosen), tf.float32) / 127.5 - 1
         y = tf.one_hot(tf.gather(labels, chosen), n_classes)
@@ -129,7 +148,7 @@ def _step(model, optimizer, loss, n_classes, classic, mixup, seed):
         optimizer.apply(tape.gradient(value, variables), variables)
         return value
 
-    return step
+    return model, optimizer, begun, step
 
 
 def predict_mean(model, images, flips=True):
