@@ -1,4 +1,4 @@
-# make reproduce [PROFILE=smoke|quick|paper] [DATA=name-or-path] [RUN=name]   make test   make test-slow   make lint   make clean
+# make reproduce [PROFILE=smoke|quick|paper] [DATA=name-or-path] [RUN=name]   make test   make test-slow   make lint   make audit   make clean
 PYTHON ?= python3
 VENV ?= .venv
 PROFILE ?= quick
@@ -7,7 +7,7 @@ RUN ?= reproduce
 SEED ?= 0
 BIN := $(VENV)/bin
 
-.PHONY: reproduce test test-slow lint clean
+.PHONY: reproduce test test-slow lint audit clean
 
 reproduce: $(VENV)/ready
 	$(BIN)/python -m kerasgan run "$(RUN)" --profile "$(PROFILE)" --data "$(DATA)" --seed "$(SEED)"
@@ -21,6 +21,11 @@ test-slow: $(VENV)/ready-test
 lint: $(VENV)/ready-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/bandit --quiet --recursive kerasgan
+
+# Known holes of the installed libraries, where their data base can be reached.
+audit: $(VENV)/ready-test
+	$(BIN)/pip-audit --local --timeout 5 --progress-spinner off
 
 clean:
 	rm -rf "$(VENV)" .pytest_cache .ruff_cache .coverage *.egg-info

@@ -15,8 +15,9 @@ from kerasgan.crossval import begin
 from kerasgan.films import epoch_numbers, to_float
 from kerasgan.gan import build_by_hand, workers_logs
 from kerasgan.networks import build_classifier
-from kerasgan.runs import write_text
+from kerasgan.runs import read_table, write_text
 from kerasgan.scores import classification_scores, confusion, wilson_interval
+from kerasgan.store import write_model
 from kerasgan.synthesis import classic_set
 from kerasgan.training import Progress
 
@@ -315,7 +316,7 @@ def _training_set(arm, train, classic, synthetic):
 
 def _finished(home):
     path = home / "scores.csv"
-    return pd.read_csv(path) if path.is_file() else None
+    return read_table(path, "delete it, and the arm is fitted again") if path.is_file() else None
 
 
 def _run_arm(arm, sets, test, seed, home, passes=100, **options):
@@ -336,7 +337,7 @@ def _run_arm(arm, sets, test, seed, home, passes=100, **options):
     ).assign(arm=arm.name, kind=arm.kind, classic=arm.classic, synthetic=arm.synthetic, seed=seed)
     if home:
         home.mkdir(parents=True, exist_ok=True)
-        model.save(home / "classifier.keras")
+        write_model(model, home / "classifier.keras")
         write_text(home / "history.csv", history.to_csv(index=False))
         predicted = pd.DataFrame(probabilities["deterministic"], columns=list(test.classes))
         predicted.insert(0, "label", [test.classes[label] for label in test.labels])

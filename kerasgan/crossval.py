@@ -17,7 +17,7 @@ import pandas as pd
 
 from kerasgan.auditing import border_ring
 from kerasgan.mixes import CORE_ARMS, VIEWS, Mix, Samples, hog_svm, training_sets
-from kerasgan.runs import write_text
+from kerasgan.runs import read_table, write_text
 from kerasgan.scores import (
     bootstrap_interval,
     classification_scores,
@@ -337,7 +337,8 @@ def read_predictions(folder):
     paths = sorted(Path(folder).glob("repeat*/*.csv"))
     if not paths:
         raise FileNotFoundError(f"no finished cells in {folder}: run cross_validate first")
-    cells = pd.concat([pd.read_csv(path) for path in paths], ignore_index=True)
+    remedy = "delete it, and run cross_validate again"
+    cells = pd.concat([read_table(path, remedy) for path in paths], ignore_index=True)
     return pd.concat([cells, _ensembles(cells)], ignore_index=True)
 
 

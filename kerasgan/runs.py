@@ -361,6 +361,31 @@ def read_json(path, remedy):
     return found
 
 
+def read_table(path, remedy):
+    """Reads a CSV file that this package wrote.
+
+    Args:
+        path: The file's path.
+        remedy: What to do about a damaged file, for the message.
+
+    Returns:
+        The table, a DataFrame with rows.
+
+    Raises:
+        ValueError: If the file is damaged or holds no row.
+        OSError: If it cannot be read.
+    """
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(path)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged ({error}): {remedy}") from None
+    if table.empty:
+        raise ValueError(f"{path} holds no row: {remedy}")
+    return table
+
+
 def read_arrays(path):
     """Reads an `.npz` file without running anything in it, and not beyond `MAX_BYTES`.
 

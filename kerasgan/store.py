@@ -127,16 +127,26 @@ def _save(model, role, folder, trained_on, facts, images=None):
         "intended_use": _INTENDED_USE,
         "limits": _LIMITS,
     }
-    partial = folder / "partial.keras"
-    try:
-        model.save(partial)
-        os.replace(partial, folder / f"{role}.keras")
-    finally:
-        partial.unlink(missing_ok=True)
+    write_model(model, folder / f"{role}.keras")
     if images is not None and len(images):
         write_bytes(folder / "samples.png", _png_grid(images))
     write_text(folder / "card.json", json.dumps(card, indent=2) + "\n")
     return folder
+
+
+def write_model(model, path):
+    """Writes a `.keras` file whole or not at all.
+
+    Args:
+        model: The model.
+        path: The file's path, in a folder that exists.
+    """
+    partial = Path(path).with_name("partial.keras")
+    try:
+        model.save(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _versions():

@@ -102,6 +102,14 @@ def test_transfer_and_its_ensemble_join_a_finished_evaluation(films, tmp_path):
         cross_validate(films, ARMS, tmp_path / "cv", **more)
 
 
+def test_a_damaged_cell_is_named(tmp_path):
+    (tmp_path / "repeat0-fold0").mkdir()
+    for content in (b"", b'a,b\n"1', b"arm,fold\n", b"\xff\xfe\x00"):
+        (tmp_path / "repeat0-fold0" / "real--cnn--0.csv").write_bytes(content)
+        with pytest.raises(ValueError, match="real--cnn--0.csv.*delete it"):
+            read_predictions(tmp_path)
+
+
 def test_a_stopped_evaluation_leaves_whole_folds(films, tmp_path):
     def stop(folder):
         raise KeyboardInterrupt
