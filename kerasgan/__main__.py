@@ -104,6 +104,7 @@ def _parser():
     )
     compare.add_argument("--encoder", help="transfer: .keras file with pretrained weights")
     compare.add_argument("--further", action="store_true", help="also ratios, filters, schedules")
+    compare.add_argument("--no-probes", action="store_true", help="leave out no lungs, no covid")
     compare.add_argument("--out", help="folder of tables and figures; by default that of the cells")
     compare.add_argument("--jobs", type=_count, default=1, help="folds at a time on this machine")
     compare.add_argument("--scheduler", help="address of a Dask scheduler")
@@ -417,9 +418,11 @@ def _compare(arguments):
         scores = crossval.read_scores(folder, films)
         write_text(out / "comparison.csv", scores.to_csv(index=False))
 
+    probes = () if arguments.no_probes else mixes.PROBES
+    further = mixes.FURTHER_ARMS if arguments.further else ()
     crossval.cross_validate(
         films,
-        [*mixes.CORE_ARMS, *mixes.PROBES, *(mixes.FURTHER_ARMS if arguments.further else ())],
+        [*mixes.CORE_ARMS, *probes, *further],
         arguments.folder,
         on_fold=save,
         n_splits=arguments.folds,
