@@ -54,8 +54,7 @@ def measure(gan, train, test, encoder, draws=10):
             for metric, value in means[key].items():
                 yield name, key, encoder.name, metric, value, means[None][metric]
         for side, images in enumerate((seen, fresh)):
-            distances = quality.aligned_distances(images, samples).min(axis=1)
-            attacks["nearness"][side].append(-distances)
+            attacks["nearness"][side].append(quality.nearness(images, samples))
             inputs = [to_float(images), np.full(len(images), label)]
             logits = gan.discriminator.predict(inputs, batch_size=256, verbose=0)
             attacks["discriminator"][side].append(logits[:, 0])
@@ -80,6 +79,7 @@ def main():
     facts = json.loads((given.folder / "settings.json").read_text())["facts"]
     steps, width = facts["gan_steps"], facts["gan_width"]
     done = crossval.read_predictions(given.folder).query("arm == @crossval.PRIMARY[0]")
+    keys = ["class", "reference_set", "encoder", "metric"]
     trained, tables = set(zip(done["repeat"], done["fold"], strict=True)), []
     for fold, (train, test) in enumerate(
         films.folds(facts["n_splits"], given.repeats, facts["seed"])
@@ -88,15 +88,14 @@ def main():
             continue
         gan = crossval.fold_gan(train, steps, given.folder / "gans", width)
         rows = measure(gan, train, test, encoder)
-        names = ["class", "reference_set", "encoder", "metric", "value", "floor"]
-        tables.append(pd.DataFrame(rows, columns=names))
+        tables.append(pd.DataFrame(rows, columns=[*keys, "value", "floor"]))
         print(f"fold {fold} measured", flush=True)
     n_test = len(films) // facts["n_splits"]
     rows = []
-    for key, own in pd.concat(tables).groupby(names[:4], sort=False):
+    for key, own in pd.concat(tables).groupby(keys, sort=False):
         value, low, high = corrected_t_test(own["value"], len(films) - n_test, n_test)[:3]
         rows.append((*key, value, low, high, own["floor"].mean()))
-    table = pd.DataFrame(rows, columns=[*names[:5], "low", "high", "floor"])
+    table = pd.DataFrame(rows, columns=[*keys, "value", "low", "high", "floor"])
     table.insert(0, "generator", f"conditional, {steps:,} steps, {len(tables)} folds")
     if given.out.is_file():
         others = pd.read_csv(given.out)

@@ -312,13 +312,13 @@ def _synthesise(arguments):
     films = load_films(arguments.screen, size=size) if arguments.screen else None
     images, tables = [], []
     for label, name in enumerate(classes):
-        options = {"label": label if conditional else None, "seed": arguments.seed + label}
-        options["truncation"] = arguments.truncation
+        which = label if conditional else None
+        options = {"seed": arguments.seed + label, "truncation": arguments.truncation}
         if films is None:
-            images.append(draw(generator, arguments.count, labels=options.pop("label"), **options))
+            images.append(draw(generator, arguments.count, which, **options))
             continue
         own = films.split("train").only(name)
-        drawn, table = draw_fresh(generator, own, arguments.count, **options)
+        drawn, table = draw_fresh(generator, own, arguments.count, which, **options)
         images.append(drawn)
         tables.append(table.assign(**{"class": name}))
     labels = np.repeat(range(len(classes)), arguments.count)
@@ -405,10 +405,9 @@ def _compare(arguments):
     from kerasgan.sources import load_films
 
     classifiers = tuple(arguments.classifiers.split(","))
-    if unknown := set(classifiers) - {*CLASSIFIERS, "transfer"}:
-        raise ValueError(
-            f"classifiers are {[*CLASSIFIERS, 'transfer']}. Received: {sorted(unknown)}"
-        )
+    known = [*CLASSIFIERS, "transfer"]
+    if unknown := set(classifiers) - set(known):
+        raise ValueError(f"classifiers are {known}. Received: {sorted(unknown)}")
     films = load_films(arguments.data, size=arguments.size)
     if films.note:
         print(films.note)

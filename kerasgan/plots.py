@@ -462,14 +462,16 @@ def plot_contrasts(table, metric="sensitivity", note=""):
         colour = _PALETTE[1] if row.primary else _PALETTE[0]
         axis.plot([row.low, row.high], [y, y], color=colour, lw=1.4)
         axis.plot(row.difference, y, "D" if row.primary else "o", ms=5, color=colour)
+    several = rows["classifier"].nunique() > 1
     names = [
-        f"{row.arm}{' (primary)' if row.primary else ''}, {row.classifier}"
+        f"{row.arm}{' (primary)' if row.primary else ''}{f', {row.classifier}' if several else ''}"
         for row in rows.itertuples()
     ]
     axis.set_yticks(range(len(rows)), names, fontsize=8)
     axis.axvline(0, color="0.3", lw=0.8, ls=":")
+    folds = " or ".join(str(n) for n in sorted(rows["n"].unique(), reverse=True))
     axis.set_xlabel(
-        f"difference in macro {metric} from {control}, 95 % interval (n = {rows['n'].max()} folds)"
+        f"difference in macro {metric} from {control}\n95 % interval (n = {folds} folds)"
     )
     axis.grid(axis="y", visible=False)
     return figure

@@ -299,8 +299,8 @@ def memorization(samples, training, held_out=None, patients=None, shifts=2, flip
     Example:
         >>> kept = samples[~memorization(samples, train.images, patients=train.patients).flagged]
     """
-    distances = aligned_distances(samples, training, shifts, flips)
-    fresh = aligned_distances(training if held_out is None else held_out, training, shifts, flips)
+    distances = _aligned_distances(samples, training, shifts, flips)
+    fresh = _aligned_distances(training if held_out is None else held_out, training, shifts, flips)
     if held_out is None:
         for films in group_positions(patients, len(training)):
             fresh[np.ix_(films, films)] = np.inf
@@ -312,31 +312,19 @@ def memorization(samples, training, held_out=None, patients=None, shifts=2, flip
     return found.assign(limit=limit, flagged=found["distance"] < limit)
 
 
-def aligned_distances(images, reference, shifts=2, flips=True):
-    """Distances (n, m) of images to references, the nearest over shifts and flips of these.
-
-    As in `memorization`: of images freed of their mean and scale, at most 64 pixels a side.
-    """
-    images, reference = (_shrunk(_checked(x)) for x in (images, reference))
-    height, width = (side - 2 * shifts for side in images.shape[1:])
-    middle = _standard(images[:, shifts : shifts + height, shifts : shifts + width])
-    nearest_yet = np.full((len(images), len(reference)), -1.0, "float32")
-    for turned in (reference, reference[:, :, ::-1])[: 1 + flips]:
-        for i, j in np.ndindex(2 * shifts + 1, 2 * shifts + 1):
-            window = _standard(turned[:, i : i + height, j : j + width])
-            np.maximum(nearest_yet, middle @ window.T, out=nearest_yet)
-    return np.sqrt(np.maximum(2 - 2 * nearest_yet, 0))  # of unit vectors, from their cosine
-
-
 def membership_attack(samples, training, held_out, patients=None, shifts=2, flips=True):
     """Guesses which films a generator saw from how near its samples come: `(auc, low, high)`.
 
     0.5 if nothing leaks; the interval is the bootstrap's. `patients` are those of the training
     films, then of the held-out ones; distances are as in `memorization`.
     """
-    films = np.concatenate([training, held_out])
-    near = -aligned_distances(films, samples, shifts, flips).min(axis=1)
-    return attack_auc(near[: len(training)], near[len(training) :], patients)
+    near = (nearness(films, samples, shifts, flips) for films in (training, held_out))
+    return attack_auc(*near, patients)
+
+
+def nearness(films, samples, shifts=2, flips=True):
+    """How near samples come to each film, (n,): minus the least distance, as in `memorization`."""
+    return -_aligned_distances(films, samples, shifts, flips).min(axis=1)
 
 
 def attack_auc(training, held_out, patients=None):
@@ -494,11 +482,8 @@ def _membership(real, everyone, test, like):
     rows = []
     for name, sets in everyone.items():
         near = [
-            -np.concatenate(
-                [
-                    aligned_distances(own.images, sets[kind]).min(axis=1)
-                    for kind, own in zip(kinds, side, strict=True)
-                ]
+            np.concatenate(
+                [nearness(own.images, sets[kind]) for kind, own in zip(kinds, side, strict=True)]
             )
             for side in films
         ]
@@ -586,6 +571,18 @@ def _ssim(first, second):
     one, two = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     similarity = (2 * a * b + one) * (2 * covariance + two)
     return np.mean(similarity / ((a**2 + b**2 + one) * (variances + two)))
+
+
+def _aligned_distances(images, reference, shifts, flips):
+    images, reference = (_shrunk(_checked(x)) for x in (images, reference))
+    height, width = (side - 2 * shifts for side in images.shape[1:])
+    middle = _standard(images[:, shifts : shifts + height, shifts : shifts + width])
+    nearest_yet = np.full((len(images), len(reference)), -1.0, "float32")
+    for turned in (reference, reference[:, :, ::-1])[: 1 + flips]:
+        for i, j in np.ndindex(2 * shifts + 1, 2 * shifts + 1):
+            window = _standard(turned[:, i : i + height, j : j + width])
+            np.maximum(nearest_yet, middle @ window.T, out=nearest_yet)
+    return np.sqrt(np.maximum(2 - 2 * nearest_yet, 0))  # of unit vectors, from their cosine
 
 
 def _standard(images):

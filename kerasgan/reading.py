@@ -83,7 +83,7 @@ def squared(image, size, fit="squash", shape=None):
         return cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA)
     places = zip(shape, image.shape, before, spans, strict=True)
     rows, columns = (_area_weights(*place, size) for place in places)
-    image = image.astype(np.float32)
+    image = image.astype(np.float32, copy=False)
     return np.rint((columns @ (rows @ image).T).T).astype(np.uint8)
 
 
@@ -94,7 +94,7 @@ def _halved(image):
         image = cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
     half = (image.shape[1] // 2, image.shape[0] // 2)
     # From here on not rounded; the first halving, by far the largest, stays in bytes.
-    return cv2.resize(image, half, interpolation=cv2.INTER_AREA).astype(np.float32)
+    return cv2.resize(image, half, interpolation=cv2.INTER_AREA).astype(np.float32, copy=False)
 
 
 def _area_weights(length, blocks, before, span, size):

@@ -215,7 +215,7 @@ def _shortcuts(run, films):
     train, test = films.split("train"), films.split("test")
     rows = pd.read_csv(run.folder / "comparison.csv")
     found = [rows[rows["evaluation"] == "deterministic"]]
-    for name in ("border only", "histogram only"):
+    for name in crossval.BASELINES[1:]:
         chances = crossval.baseline(name, train, test)
         table = scores.classification_scores(test.labels, chances, films.classes)
         found.append(table.assign(arm=name, kind="baseline"))

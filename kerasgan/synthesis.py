@@ -102,9 +102,10 @@ def draw_fresh(generator, films, count, label=None, seed=0, truncation=1.0):
             f"films of at least 3 patients tell how near is too near. Received: {len(films)} "
             f"films of {films.classes}"
         )
-    for share in (1, 2, 4):
-        images = draw(generator, share * count, label, seed, truncation=truncation)
-        found = memorization(images, films.images, patients=films.patients)
+    images, tables = draw(generator, 4 * count, label, seed, truncation=truncation), []
+    for part in np.split(images, 4):  # drawing is cheap, screening is not
+        tables.append(memorization(part, films.images, patients=films.patients))
+        found = pd.concat(tables, ignore_index=True)
         kept = np.flatnonzero(~found["flagged"])[:count]
         if len(kept) == count:
             found["nearest"] = films.index["filename"].to_numpy()[found["nearest"]]
