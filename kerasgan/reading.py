@@ -128,10 +128,9 @@ def _read(path, size=None):
         remark = "CMYK, converted to grey" if mode == "CMYK" else f"first of {frames} frames"
         return _read_pillow(path), remark, (height, width)
     how = cv2.IMREAD_UNCHANGED
-    if kind == "JPEG" and size:  # a turned camera's note is passed over, as by IMREAD_UNCHANGED
-        means = min(height, width) >= 8 * _BLOCKS * size
-        how = cv2.IMREAD_REDUCED_GRAYSCALE_8 if means else cv2.IMREAD_GRAYSCALE
-        how |= cv2.IMREAD_IGNORE_ORIENTATION
+    if kind == "JPEG" and size and min(height, width) >= 8 * _BLOCKS * size:
+        # A turned camera's note is passed over, as by IMREAD_UNCHANGED.
+        how = cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_IGNORE_ORIENTATION
     image = cv2.imdecode(np.fromfile(path, np.uint8), how)
     image = _read_pillow(path) if image is None else _to_grey(image)
     return image, "", (height, width)
