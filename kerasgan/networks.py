@@ -1,5 +1,6 @@
 """Networks: functions that return named functional Keras models of stock layers."""
 
+import functools
 import math
 
 import keras
@@ -30,9 +31,33 @@ def _batch_norm(x, **kwargs):
     # Momentum 0.9, not Keras' 0.99: the moving statistics must catch up within a few hundred steps.
     # Built for several devices, it takes the statistics of the global batch, not of each part.
     synchronized = tf.distribute.get_strategy().num_replicas_in_sync > 1
-    return layers.BatchNormalization(
+    layer = layers.BatchNormalization(
         momentum=0.9, epsilon=1e-5, synchronized=synchronized, **kwargs
-    )(x)
+    )
+    if len(x.shape) == 4 and not synchronized:
+        # The layer stays Keras' own, so that models save as stock layers; only its call is faster.
+        layer.call = functools.partial(_fused_norm, layer)
+    return layer(x)
+
+
+def _fused_norm(layer, inputs, training=None, mask=None):
+    """What a BatchNormalization of float32 images does, in one operation in place of a dozen."""
+    if not (training and layer.trainable) or inputs.dtype != tf.float32:
+        return type(layer).call(layer, inputs, training=training, mask=mask)
+    outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=inputs,
+        scale=layer.gamma,
+        offset=layer.beta,
+        mean=[],
+        variance=[],
+        epsilon=layer.epsilon,
+        is_training=True,
+    )
+    count = tf.cast(tf.size(inputs) / tf.size(mean), tf.float32)
+    variance *= (count - 1) / count  # the operation's is unbiased, Keras' is not
+    for moving, value in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
+        moving.assign(moving * layer.momentum + value * (1 - layer.momentum))
+    return outputs
 
 
 def _dcgan_norm(x):

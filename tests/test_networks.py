@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from kerasgan.networks import (
     MinibatchDeviation,
@@ -45,6 +46,23 @@ def test_initial_weights_are_the_dcgans():
     generator = build_generator(64)
     kernel = generator.layers[2].kernel.numpy()
     assert abs(kernel.std() - 0.02) < 0.001 and abs(kernel.mean()) < 0.001
+
+
+def test_the_fast_norm_is_keras_own():
+    keras.utils.set_random_seed(0)
+    fast = build_discriminator(16, width=4)
+    plain = keras.models.clone_model(fast)
+    plain.set_weights(fast.get_weights())
+    images = tf.random.normal((8, 16, 16, 1))
+    gradients = []
+    for model in (fast, plain):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(tf.square(model(images, training=True)))
+        gradients.append(tape.gradient(loss, model.trainable_variables))
+    for one, other in zip(*gradients, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+    for one, other in zip(fast.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [16, 32, 128, 256])
