@@ -54,6 +54,13 @@ def test_double_softmax_cannot_fall_below_the_studys_bound():
     assert float(double_softmax(tf.constant([0]), logits)[0]) == pytest.approx(0.7437, abs=1e-3)
 
 
+def test_a_training_through_two_softmaxes_has_their_bound(sides):
+    keras.utils.set_random_seed(0)
+    train, rest = sides[0], {"epochs": 30, "batch_size": 16, "double_softmax": True}
+    history = fit_classifier(build_classifier(16, 4), train.images, train.labels, **rest)
+    assert 0.743 < history["loss"].min() < 1
+
+
 def test_the_classifier_learns_what_is_easy(sides):
     keras.utils.set_random_seed(0)
     model = build_classifier(16, 4)
