@@ -128,6 +128,7 @@ def _parser():
     reproduction.add_argument(
         "--single-softmax", action="store_true", help="plain cross entropy, not the study's loss"
     )
+    reproduction.add_argument("--jobs", type=_count, default=1, help="arms at a time")
 
     models = _command(commands, "models", _models, "list saved models")
     models.add_argument("folder", nargs="?", default="saved_models")
@@ -474,6 +475,7 @@ def _reproduction(arguments):
         epochs=arguments.epochs,
         passes=arguments.passes,
         double_softmax=not arguments.single_softmax,
+        n_jobs=arguments.jobs,
     )
     report.write_reproduction(films, arguments.folder, out)
     accuracy = table[table["metric"] == "accuracy"]

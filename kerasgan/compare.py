@@ -11,7 +11,7 @@ import tensorflow as tf
 from scipy import stats
 
 from kerasgan.callbacks import Checkpoint, StopOnNaN
-from kerasgan.crossval import begin
+from kerasgan.crossval import begin, parallel
 from kerasgan.films import epoch_numbers, to_float
 from kerasgan.gan import build_by_hand, workers_logs
 from kerasgan.networks import build_classifier
@@ -403,7 +403,7 @@ def reproduce(films, folder, synthetic, seeds=10, on_arm=None, **options):
         seeds: Classifiers of `O1`, `O1+C3` and `O1+C3+G3`; the other arms have one.
         on_arm: Function of the table so far, called after every arm.
         **options: As in `compare_arms`: `epochs`, `batches`, `double_softmax` (here `True`),
-            `passes`; `arms` in place of `REFERENCE_ARMS`.
+            `passes`; `arms` in place of `REFERENCE_ARMS`; `n_jobs`, arms fitted at a time.
 
     Returns:
         Tidy DataFrame `arm, seed, evaluation, class, metric, value, published, data_hash`.
@@ -415,32 +415,34 @@ def reproduce(films, folder, synthetic, seeds=10, on_arm=None, **options):
         >>> table = reproduce(load_films("covid-xray-64"), "runs/reproduction", {"": samples})
     """
     arms = options.pop("arms", REFERENCE_ARMS)
-    options = {"double_softmax": True, **options}
+    n_jobs, options = options.pop("n_jobs", 1), {"double_softmax": True, **options}
     train, test = films.split("train"), films.split("test")
     largest = {kind: max(getattr(arm, kind) for arm in arms.values()) for kind in _SETS}
     sets = {suffix: _repeated(each, largest["synthetic"]) for suffix, each in synthetic.items()}
     facts = {f"synthetic {suffix}".strip(): each.hash for suffix, each in synthetic.items()}
     begin(folder, facts, films=films.hash, **options)
     classic = classic_set(train, largest["classic"], Path(folder) / "classic")
-    table = pd.DataFrame()
-    for arm, seed, suffix in _plan(arms, sets, seeds):
-        rows = compare_arms(
-            [arm],
-            train,
-            test,
-            classic,
-            sets.get(suffix),
-            Path(folder) / "arms",
-            seeds=(seed,),
-            protocol="reference",
-            **options,
-        )
-        keys = rows[["arm", "class", "metric"]].itertuples(index=False)
-        rows["published"] = [published_value(*key) for key in keys]
-        table = pd.concat([table, rows[_REPRODUCTION]], ignore_index=True)
+    home = Path(folder) / "arms"
+    jobs = [
+        (number, [arm], train, test, classic, sets.get(suffix), home, seed, options)
+        for number, (arm, seed, suffix) in enumerate(_plan(arms, sets, seeds))
+    ]
+    done, table = {}, pd.DataFrame()
+    for number, rows in parallel(_reproduced, jobs, n_jobs):
+        done[number] = rows
+        table = pd.concat([done[number] for number in sorted(done)], ignore_index=True)
         if on_arm:
             on_arm(table)
     return table
+
+
+def _reproduced(number, arms, train, test, classic, synthetic, folder, seed, options):
+    """One arm of the reproduction: its number, and its rows beside what was published."""
+    options = {**options, "seeds": (seed,), "protocol": "reference"}
+    rows = compare_arms(arms, train, test, classic, synthetic, folder, **options)
+    keys = rows[["arm", "class", "metric"]].itertuples(index=False)
+    rows["published"] = [published_value(*key) for key in keys]
+    return number, rows[_REPRODUCTION]
 
 
 _SETS = ("classic", "synthetic")

@@ -5,6 +5,7 @@ fold's GAN is trained once and shared by all arms and seeds. Finished cells are 
 stopped evaluation goes on; folds run in parallel through joblib, also on a Dask cluster.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -81,7 +82,7 @@ def cross_validate(films, arms=CORE_ARMS, folder="crossval", on_fold=None, **set
         )
     ]
     left = [job for job in jobs if _missing(arms, _home(folder, job[3]), settings)]
-    done = _parallel(run_fold, left, settings["n_jobs"], settings["scheduler"])
+    done = parallel(run_fold, left, settings["n_jobs"], settings["scheduler"])
     with tqdm(total=len(jobs), initial=len(jobs) - len(left), desc="folds", unit="fold") as bar:
         for _ in done:
             bar.update()
@@ -147,18 +148,41 @@ def begin(folder, arms, **facts):
     write_text(path, json.dumps(merged, indent=2) + "\n")
 
 
-def _parallel(function, jobs, n_jobs, scheduler):
-    """Runs jobs on this machine or on a Dask cluster; yields whenever one is done."""
-    from joblib import Parallel, delayed, parallel_config
+def parallel(function, jobs, n_jobs=1, scheduler=None):
+    """Runs jobs on this machine or on a Dask cluster.
 
-    calls = [delayed(function)(*job) for job in jobs]
+    Args:
+        function: Function of a job.
+        jobs: List of tuples, its arguments.
+        n_jobs: Processes on this machine; each takes its share of the processors.
+        scheduler: Address of a Dask scheduler, or `None` for this machine.
+
+    Yields:
+        What each job returned, as soon as it is done.
+    """
+    from joblib import Parallel, cpu_count, delayed, parallel_config
+
     if scheduler is None:
+        if n_jobs > 1:
+            function = functools.partial(_on_threads, max(1, cpu_count() // n_jobs), function)
+        calls = [delayed(function)(*job) for job in jobs]
         yield from Parallel(n_jobs=n_jobs, return_as="generator_unordered")(calls)
         return
     from dask.distributed import Client
 
     with Client(scheduler), parallel_config("dask"):
+        calls = [delayed(function)(*job) for job in jobs]
         yield from Parallel(return_as="generator_unordered")(calls)
+
+
+def _on_threads(threads, function, *job):
+    """Runs a job in a process whose TensorFlow leaves the others their processors."""
+    import tensorflow as tf
+
+    with contextlib.suppress(RuntimeError):  # a process's later jobs find it set
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
+    return function(*job)
 
 
 def run_fold(arms, train, test, place, folder, settings):

@@ -205,6 +205,12 @@ def test_a_reproduction_is_read_back_and_refuses_other_options(reproduced):
         reproduce(*job[:4], arms=arms, double_softmax=False, **SHORT)
 
 
+def test_two_processes_fit_what_one_does(reproduced, tmp_path):
+    table, _, _, ((films, _, sets, seeds, _), arms) = reproduced
+    again = reproduce(films, tmp_path, sets, seeds, arms=arms, n_jobs=2, **SHORT)
+    pd.testing.assert_frame_equal(again, table, atol=0.26)  # one film of a class of four
+
+
 def test_its_figures_need_no_pixels(reproduced, films16, tmp_path):
     from kerasgan.report import write_reproduction
 
