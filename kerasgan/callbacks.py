@@ -89,7 +89,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     def _save(self, epoch):
         state = {f"v{i}": np.asarray(v) for i, v in enumerate(_variables(self.model))}
-        if not _is_chief(self.model):
+        if not _is_chief(self.model) or not _all_finite(state.values()):
             return
         partial = self.folder / "partial.npz"
         try:
@@ -107,6 +107,10 @@ class Checkpoint(keras.callbacks.Callback):
 def _is_chief(model):
     """Whether this process writes files: one does where several train together."""
     return model.distribute_strategy.extended.should_checkpoint
+
+
+def _all_finite(arrays):
+    return all(np.isfinite(array).all() for array in arrays)
 
 
 def _read(path):
@@ -161,7 +165,8 @@ def _assign(model, state, path):
 class StopOnNaN(keras.callbacks.Callback):
     """Stops a training as soon as any logged number is not finite, and says which and when.
 
-    Unlike `keras.callbacks.TerminateOnNaN`, which reads only `loss`, it reads every log. Put it
+    Unlike `keras.callbacks.TerminateOnNaN`, which reads only `loss`, it reads every log, and after
+    every epoch the weights: a ReLU on some devices makes 0 of NaN, so that no log shows it. Put it
     first in the list; `Checkpoint` saves no such state, so the last good one stays.
 
     Attributes:
@@ -179,11 +184,17 @@ class StopOnNaN(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         """Checks the batch's logs."""
         bad = [name for name, value in (logs or {}).items() if not np.isfinite(float(value))]
-        if bad and self.reason is None:
-            self.reason = (
-                f"{', '.join(bad)} became NaN or infinite in epoch {self.epoch + 1}, batch "
-                f"{batch + 1}; try a lower learning rate"
-            )
+        if bad:
+            self._stop(f"{', '.join(bad)} became NaN or infinite", f", batch {batch + 1}")
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Checks the weights."""
+        if not _all_finite(np.asarray(v) for v in self.model.trainable_variables):
+            self._stop("weights became NaN or infinite")
+
+    def _stop(self, what, batch=""):
+        if self.reason is None:
+            self.reason = f"{what} in epoch {self.epoch + 1}{batch}; try a lower learning rate"
             print(f"\nStopped: {self.reason}")
             self.model.stop_training = True
 

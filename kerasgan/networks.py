@@ -27,15 +27,16 @@ def _dcgan_init():
     return keras.initializers.RandomNormal(0.0, 0.02)
 
 
-def _batch_norm(x, **kwargs):
+def _batch_norm(x, fused=False, **kwargs):
     # Momentum 0.9, not Keras' 0.99: the moving statistics must catch up within a few hundred steps.
     # Built for several devices, it takes the statistics of the global batch, not of each part.
     synchronized = tf.distribute.get_strategy().num_replicas_in_sync > 1
     layer = layers.BatchNormalization(
         momentum=0.9, epsilon=1e-5, synchronized=synchronized, **kwargs
     )
-    if len(x.shape) == 4 and not synchronized:
+    if fused and not synchronized:
         # The layer stays Keras' own, so that models save as stock layers; only its call is faster.
+        # Not in a GAN: it hides NaN from the ReLU after it, and gains little there.
         layer.call = functools.partial(_fused_norm, layer)
     return layer(x)
 
@@ -284,7 +285,7 @@ def build_classifier(size=64, n_classes=4, dropout=0.5):
     x, fan_in = image, 9
     for channels in (32, 64, 128):
         conv = layers.Conv2D(channels, 3, padding="same", activation="relu", **_kaiming(fan_in))
-        x = layers.MaxPooling2D()(_batch_norm(conv(x)))
+        x = layers.MaxPooling2D()(_batch_norm(conv(x), fused=True))
         fan_in = 9 * channels
     x = layers.Flatten()(x)
     x = layers.Dense(256, activation="relu", **_kaiming(x.shape[-1]))(x)
@@ -330,16 +331,17 @@ def build_resnet(size=64, n_classes=4, width=16, dropout=0.2):
             channels, kernel, strides, "same", use_bias=False, kernel_initializer="he_normal"
         )(x)
 
+    norm = functools.partial(_batch_norm, fused=True)
     image = layers.Input((size, size, 1), name="image")
     x = conv(image, width, strides=2)
     for stage in range(3):
         for block in range(2):
             channels, strides = width * 2**stage, 2 if stage and not block else 1
-            y = layers.ReLU()(_batch_norm(x))
+            y = layers.ReLU()(norm(x))
             if x.shape[-1] != channels:
                 x = conv(layers.AveragePooling2D(2)(y), channels, kernel=1)
-            y = layers.ReLU()(_batch_norm(conv(y, channels, strides=strides)))
+            y = layers.ReLU()(norm(conv(y, channels, strides=strides)))
             x = layers.Add()([x, conv(y, channels)])
-    x = layers.GlobalAveragePooling2D()(layers.ReLU()(_batch_norm(x)))
+    x = layers.GlobalAveragePooling2D()(layers.ReLU()(norm(x)))
     x = layers.Dense(n_classes)(layers.Dropout(dropout)(x))
     return keras.Model(image, x, name="small_resnet")

@@ -10,6 +10,7 @@ import pytest
 from test_gan import small_gan
 
 from kerasgan.callbacks import Checkpoint, SampleGrid, StopOnNaN
+from kerasgan.networks import build_classifier
 from kerasgan.reading import read_film
 
 TRAINING = """
@@ -126,6 +127,23 @@ def test_nan_stops_the_training_and_keeps_the_last_good_state(films16, tmp_path)
     again = small_gan()
     assert Checkpoint(tmp_path).restore(again) == 2
     assert all(np.isfinite(value).all() for value in again.get_weights())
+
+
+def test_nan_that_a_relu_hides_is_found_in_the_weights(films16, tmp_path):
+    model = build_classifier(16, 4)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(True), jit_compile=False)
+    stop, checkpoint = StopOnNaN(), Checkpoint(tmp_path)
+
+    class Poison(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 1:
+                kernel = self.model.trainable_variables[0]
+                kernel.assign(kernel * np.nan)
+
+    batches = films16.batches(16, labels=True)
+    model.fit(batches, epochs=9, callbacks=[Poison(), stop, checkpoint], verbose=0)
+    assert "weights" in stop.reason and "epoch 2" in stop.reason
+    assert Checkpoint(tmp_path).restore(model) == 1
 
 
 def test_grids_show_the_same_latents_at_intervals(films16, tmp_path):
