@@ -111,7 +111,9 @@ class GAN(keras.Model):
             loss = LOSSES[loss]
         if generator_optimizer is discriminator_optimizer:
             raise ValueError("each network needs an optimizer of its own. Received one for both")
-        super().compile(**{"jit_compile": False, **kwargs})
+        # Keras wants an optimizer of the whole; its default's unused slots would fill checkpoints.
+        unused = keras.optimizers.SGD(0.0)
+        super().compile(**{"optimizer": unused, "jit_compile": False, **kwargs})
         self.gan_loss = loss
         self.generator_optimizer = generator_optimizer
         self.discriminator_optimizer = discriminator_optimizer
