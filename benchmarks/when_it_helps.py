@@ -17,7 +17,7 @@ import pandas as pd
 from scipy import stats
 
 from kerasgan import plots
-from kerasgan.crossval import begin, read_scores, run_fold
+from kerasgan.crossval import begin, parallel, read_scores, run_fold
 from kerasgan.mixes import Mix
 from kerasgan.phantom import simulate_films
 from kerasgan.runs import write_text
@@ -76,11 +76,12 @@ def measure(arguments):
     begin(home, arms_known, test=test.hash, classifier=arguments.classifier, **_sizes(settings))
     open_points, training_set = set(arguments.films), 0
     while open_points and training_set < arguments.most:
-        for films in sorted(open_points):
-            folder = home / f"films{films}"
-            train = simulate_films(films, arguments.size, training_set, test_per_class=0)
-            run_fold(arms, train, test, (training_set, 0), folder, settings)
-            tables[films] = scores_of(folder, films, test)
+        jobs = [
+            (films, training_set, arms, test, home, settings)
+            for films in sorted(open_points, reverse=True)  # the longest first
+        ]
+        for films in parallel(fit, jobs, arguments.jobs):
+            tables[films] = scores_of(home / f"films{films}", films, test)
             table = pd.concat([tables[key] for key in sorted(tables)], ignore_index=True)
             write_text(Path(arguments.out) / "when_it_helps.csv", table.to_csv(index=False))
             points = gains(tables[films])
@@ -90,6 +91,13 @@ def measure(arguments):
             print(f"{films} films per class, {training_set + 1} sets: +-{half:.3f}", flush=True)
         training_set += 1
     return table, test
+
+
+def fit(films, training_set, arms, test, home, settings):
+    """Fits all arms to one training set; returns its films per class."""
+    train = simulate_films(films, test.size, training_set, test_per_class=0)
+    run_fold(arms, train, test, (training_set, 0), home / f"films{films}", settings)
+    return films
 
 
 def _sizes(settings):
@@ -112,6 +120,7 @@ def main(words=None):
     parser.add_argument("--half-width", type=float, default=0.02, help="where a point is done")
     parser.add_argument("--least", type=int, default=5, help="training sets a point, at least")
     parser.add_argument("--most", type=int, default=20, help="training sets a point, at most")
+    parser.add_argument("--jobs", type=int, default=1, help="training sets at a time")
     arguments = parser.parse_args(words)
     table, test = measure(arguments)
     figures = Path(arguments.out) / "figures"
