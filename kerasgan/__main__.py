@@ -128,6 +128,7 @@ def _parser():
     reproduction.add_argument(
         "--single-softmax", action="store_true", help="plain cross entropy, not the study's loss"
     )
+    reproduction.add_argument("--arms", help="comma-separated; all nine by default")
     reproduction.add_argument("--jobs", type=_count, default=1, help="arms at a time")
 
     models = _command(commands, "models", _models, "list saved models")
@@ -453,6 +454,12 @@ def _reproduction(arguments):
     from kerasgan.runs import write_text
     from kerasgan.sources import load_films
 
+    arms = compare.REFERENCE_ARMS
+    if arguments.arms:
+        names = arguments.arms.split(",")
+        if unknown := set(names) - set(arms):
+            raise ValueError(f"arms are {list(arms)}. Received: {sorted(unknown)}")
+        arms = {name: arms[name] for name in names}
     films, out = load_films(arguments.data, size=arguments.size), Path(arguments.out)
     given, sets = {"": arguments.synthetic, "ours": arguments.ours}, {}
     for suffix, path in given.items():
@@ -475,6 +482,7 @@ def _reproduction(arguments):
         epochs=arguments.epochs,
         passes=arguments.passes,
         double_softmax=not arguments.single_softmax,
+        arms=arms,
         n_jobs=arguments.jobs,
     )
     report.write_reproduction(films, arguments.folder, out)
