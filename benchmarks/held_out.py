@@ -18,7 +18,6 @@ import pandas as pd
 
 import kerasgan as kg
 from kerasgan import crossval, quality
-from kerasgan.films import to_float
 from kerasgan.runs import write_text
 from kerasgan.scores import corrected_t_test
 
@@ -55,9 +54,8 @@ def measure(gan, train, test, encoder, draws=10):
                 yield name, key, encoder.name, metric, value, means[None][metric]
         for side, images in enumerate((seen, fresh)):
             attacks["nearness"][side].append(quality.nearness(images, samples))
-            inputs = [to_float(images), np.full(len(images), label)]
-            logits = gan.discriminator.predict(inputs, batch_size=256, verbose=0)
-            attacks["discriminator"][side].append(logits[:, 0])
+            logits = quality.verdicts(gan.discriminator, images, label)
+            attacks["discriminator"][side].append(logits)
     for name, sides in attacks.items():
         auc = quality.attack_auc(*(np.concatenate(side) for side in sides))[0]
         kind = "pixels" if name == "nearness" else "discriminator"

@@ -85,6 +85,9 @@ def _parser():
         help="folders of class folders, .npz by class, or saved_models/best for the models best-*",
     )
     quality.add_argument("--authors", help=".npz of published samples by class, to compare with")
+    quality.add_argument(
+        "--discriminator", help="of the first FAKE, a .keras file: adds its attack on membership"
+    )
     quality.add_argument("--encoder", help="hog, an ImageNet architecture, or a .keras file")
     quality.add_argument("--out", help="CSV file for the table; a figure is put beside it")
     quality.add_argument("--cards", action="store_true", help="write scores to the models' cards")
@@ -263,7 +266,7 @@ def _audit(arguments):
 def _train(arguments):
     from kerasgan.networks import one_class
     from kerasgan.sources import load_films
-    from kerasgan.store import save_generator
+    from kerasgan.store import save_generator, write_model
     from kerasgan.training import best_gan, fit_gan
 
     films = load_films(arguments.data, size=arguments.size)
@@ -272,6 +275,8 @@ def _train(arguments):
     classes, steps, folder = len(train.classes), arguments.steps, Path(arguments.folder)
     gan = best_gan(arguments.size, arguments.width, classes, steps, seed=arguments.seed)
     fit_gan(gan, train, epochs, folder)
+    # Beside the checkpoint, not among the models to share: it knows its films (`membership`).
+    write_model(gan.discriminator, folder / "discriminator.keras")
     facts = {"seed": arguments.seed, "command": f"kerasgan train --steps {steps}"}
     for label, name in enumerate(train.classes):
         own, kind = one_class(gan.averaged, label), {"kind": "best", "epochs": epochs}
@@ -342,6 +347,7 @@ def _synthesise(arguments):
 def _quality(arguments):
     from kerasgan import plots, quality
     from kerasgan.sources import load_films
+    from kerasgan.store import load_safely
 
     films = load_films(arguments.real)
     real, test = films.split("train"), films.split("test")
@@ -349,8 +355,11 @@ def _quality(arguments):
     fakes = {Path(path).stem: _samples(path, real.classes) for path in arguments.fake}
     authors = _samples(arguments.authors, real.classes) if arguments.authors else None
     encoder = _encoder(arguments.encoder)
+    discriminators = {}
+    if arguments.discriminator:
+        discriminators[next(iter(fakes))] = load_safely(Path(arguments.discriminator))
     table = quality.compare_films(
-        real, fakes, encoder, authors, "train", test if len(test) else None
+        real, fakes, encoder, authors, "train", test if len(test) else None, discriminators
     )
     if arguments.out:
         from kerasgan.runs import write_text

@@ -245,8 +245,8 @@ def _samples(train, ratio, kind, folder, settings):
 
     Returns `Samples`, `ratio` times the films of each class.
     """
-    from kerasgan.films import to_float
     from kerasgan.gan import draw
+    from kerasgan.quality import verdicts
 
     parts = [train] if kind == "conditional" else [train.only(name) for name in train.classes]
     images, labels, realism = [], [], []
@@ -257,9 +257,7 @@ def _samples(train, ratio, kind, folder, settings):
             count = int(np.ceil(ratio * (part.labels == label).sum()))
             images.append(draw(gan.averaged, count, label, seed=own))
             labels.append(np.full(count, own))
-            inputs = [to_float(images[-1]), np.full(count, label)]
-            logits = gan.discriminator.predict(inputs, batch_size=256, verbose=0)
-            realism.append(logits[:, 0])
+            realism.append(verdicts(gan.discriminator, images[-1], label))
     return Samples(*(np.concatenate(each) for each in (images, labels, realism)))
 
 

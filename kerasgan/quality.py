@@ -406,14 +406,22 @@ def compare_sets(
 
 
 def compare_films(
-    real, fakes, encoder=None, authors=None, reference_set="train", test=None, seed=0
+    real,
+    fakes,
+    encoder=None,
+    authors=None,
+    reference_set="train",
+    test=None,
+    discriminators=None,
+    seed=0,
 ):
     """Measures generated collections class by class, as `compare_sets` does, and as a whole.
 
     Adds the share of `memorized` samples of each class (floor: the screen's rate) and, with test
     films, under class `macro`, `tstr`: the accuracy of HOG + SVM trained on the samples and tested
     on these films (floor: trained on the real ones), and `membership`: the AUC of
-    `membership_attack` against these films, each held against the samples of its own class.
+    `membership_attack` against these films, each held against the samples of its own class; for a
+    discriminator given as well, that of the attack by its logits.
 
     Args:
         real: the training `Films`.
@@ -422,10 +430,15 @@ def compare_films(
         authors: dict from class to the published samples, or None.
         reference_set: name of the real films, for the table.
         test: test `Films`, or None.
+        discriminators: dict from a generator's name to its discriminator, a model (images[,
+            classes]) -> logits, or None.
         seed: seed of all choices.
 
     Returns:
         DataFrame, as of `compare_sets`.
+
+    Raises:
+        ValueError: If a generator lacks samples of a class.
     """
     encoder = encoder or best_encoder()
     everyone = {**fakes, **({"authors": authors} if authors else {})}
@@ -441,7 +454,8 @@ def compare_films(
         table = compare_sets(own.images, sets, encoder, theirs, **options, seed=seed)
         tables += [table, _memorized(own, everyone, kind, table)]
     if test is not None:
-        tables += [maker(real, everyone, test, tables[0]) for maker in (_tstr, _membership)]
+        tables.append(_tstr(real, everyone, test, tables[0]))
+        tables.append(_membership(real, everyone, test, discriminators or {}, tables[0]))
     table = pd.concat(tables, ignore_index=True)
     theirs = table[table["generator"] == "authors"].set_index(["class", "metric"])["value"]
     keys = pd.MultiIndex.from_frame(table[["class", "metric"]])
@@ -475,22 +489,39 @@ def _tstr(real, everyone, test, like):
     return pd.DataFrame(rows)
 
 
-def _membership(real, everyone, test, like):
+def _membership(real, everyone, test, discriminators, like):
     kinds = [kind for kind in real.classes if (test.labels == test.classes.index(kind)).any()]
-    films = [real.only(kind) for kind in kinds], [test.only(kind) for kind in kinds]
-    patients = np.concatenate([own.patients for side in films for own in side])
+    sides = [[side.only(kind) for kind in kinds] for side in (real, test)]
+    patients = np.concatenate([own.patients for side in sides for own in side])
     rows = []
-    for name, sets in everyone.items():
-        near = [
-            np.concatenate(
-                [nearness(own.images, sets[kind]) for kind, own in zip(kinds, side, strict=True)]
-            )
-            for side in films
-        ]
+
+    def attack(name, encoder, signal):
+        signals = [np.concatenate([*map(signal, kinds, side)]) for side in sides]
         row = {"generator": name, "class": "macro", "reference_set": like["reference_set"][0]}
-        values = dict(zip(("value", "low", "high"), attack_auc(*near, patients), strict=True))
-        rows.append({**row, "encoder": "pixels", "metric": "membership", **values, "floor": 0.5})
+        values = dict(zip(("value", "low", "high"), attack_auc(*signals, patients), strict=True))
+        rows.append({**row, "encoder": encoder, "metric": "membership", **values, "floor": 0.5})
+
+    for name, sets in everyone.items():
+        attack(name, "pixels", lambda kind, own, sets=sets: nearness(own.images, sets[kind]))
+    for name, model in discriminators.items():
+        attack(
+            name,
+            "discriminator",
+            lambda kind, own, model=model: verdicts(model, own.images, real.classes.index(kind)),
+        )
     return pd.DataFrame(rows)
+
+
+def verdicts(discriminator, images, label=None):
+    """A discriminator's logits, float32 (n,), of uint8 (n, h, w, 1) images of one class."""
+    from kerasgan.films import to_float
+
+    if discriminator.output_shape[1:] != (1,):
+        raise ValueError(f"not a discriminator: its outputs are {discriminator.output_shape}")
+    inputs = to_float(images)
+    if len(discriminator.inputs) > 1:
+        inputs = [inputs, np.full(len(images), label)]
+    return discriminator.predict(inputs, batch_size=256, verbose=0)[:, 0]
 
 
 def _halved_scores(real, fakes, encoder, patients, draws, seed):
