@@ -11,29 +11,14 @@ import argparse
 import time
 from pathlib import Path
 
-import keras
 import numpy as np
 import pandas as pd
 
 import kerasgan as kg
 from kerasgan import quality
+from kerasgan.augment import DiffAugment
+from kerasgan.training import best_gan
 
-RECIPE = {
-    "norm": "batch",
-    "policy": ("translation", "cutout"),
-    "loss": "non_saturating",
-    "rate": 4e-4,
-    "batch": 32,
-    "latent": 100,
-    "width": 32,
-    "ema": 0.999,
-    "r1": 0.0,
-    "r2": 0.0,
-    "every": 1,
-    "upsampling": "transposed",
-    "deviation": False,
-    "adaptive": False,
-}
 VARIANTS = {
     "best": {},
     "no augmentation": {"policy": ()},
@@ -42,38 +27,16 @@ VARIANTS = {
     "translation alone": {"policy": ("translation",)},
     "spectral norm": {"norm": "spectral"},
     "hinge": {"loss": "hinge"},
-    "lazy R1": {"r1": 1.0, "every": 8},
+    "lazy R1": {"r1": 1.0, "penalty_every": 8},
     "relativistic, R1 + R2": {"norm": "none", "loss": "relativistic", "r1": 1.0, "r2": 1.0},
     "rate 2e-4": {"rate": 2e-4},
     "rate 8e-4": {"rate": 8e-4},
     "latent 32": {"latent": 32},
-    "batch 16, twice the steps": {"batch": 16},
     "no average": {"ema": 0.0},
     "nearest, then convolve": {"upsampling": "nearest"},
     "minibatch deviation": {"deviation": True},
-    "adaptive (ADA)": {"adaptive": True, "policy": kg.DiffAugment.STEPS},
+    "adaptive (ADA)": {"adaptive": True, "policy": DiffAugment.STEPS},
 }
-
-
-def build(recipe, size, n_classes, steps, seed):
-    """The GAN of one recipe, compiled."""
-    keras.utils.set_random_seed(seed)
-    width, kind = recipe["width"], kg.AdaptiveAugment if recipe["adaptive"] else kg.DiffAugment
-    gan = kg.GAN(
-        kg.build_generator(size, recipe["latent"], width, n_classes, recipe["upsampling"]),
-        kg.build_discriminator(
-            size, width, n_classes, recipe["norm"], deviation=recipe["deviation"]
-        ),
-        augment=kind(recipe["policy"]) if recipe["policy"] else None,
-        **{name: recipe[name] for name in ("ema", "r1", "r2")},
-        penalty_every=recipe["every"],
-        seed=seed,
-    )
-    rate = recipe["rate"]
-    rates = [keras.optimizers.schedules.CosineDecay(rate, steps, alpha=0.1) for _ in range(2)]
-    optimizers = [keras.optimizers.Adam(rate, beta_1=0.5, beta_2=0.99) for rate in rates]
-    gan.compile(*optimizers, loss=recipe["loss"])
-    return gan
 
 
 def measure(gan, seen, held_out, encoder, count=300):
@@ -123,16 +86,15 @@ def main():
         )
         if same.any():
             continue
-        recipe, started = RECIPE | VARIANTS[name], time.monotonic()
-        steps = given.steps * 32 // recipe["batch"]
-        gan = build(recipe, given.size, len(train.classes), steps, given.seed)
-        epochs = -(-steps // -(-len(seen) // recipe["batch"]))
-        batches = seen.batches(recipe["batch"], seed=given.seed, labels=True)
+        started, shape = time.monotonic(), {"size": given.size, "n_classes": len(train.classes)}
+        gan = best_gan(**shape, steps=given.steps, seed=given.seed, **VARIANTS[name])
+        epochs = -(-given.steps // -(-len(seen) // 32))
+        batches = seen.batches(32, seed=given.seed, labels=True)
         gan.fit(batches, epochs=epochs, verbose=0, shuffle=False)
         scores = measure(gan, seen, held_out, encoder)
         row = {"variant": name, **facts, "encoder": encoder.name, **scores.round(4)}
         row["seconds"] = round(time.monotonic() - started)
-        table = pd.concat([table, pd.DataFrame([row])], ignore_index=True)
+        table = pd.DataFrame([*table.to_dict("records"), row])
         given.out.parent.mkdir(parents=True, exist_ok=True)
         table.to_csv(given.out, index=False)
         print(pd.Series(row).to_string(), "\n", flush=True)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from kerasgan.augment import DiffAugment
+from kerasgan.augment import AdaptiveAugment, DiffAugment
 from kerasgan.callbacks import Checkpoint, SampleGrid, StopOnNaN
 from kerasgan.films import to_uint8
 from kerasgan.gan import GAN
@@ -44,7 +44,23 @@ def reference_gan(size=64, width=64, learning_rates=(2e-3, 2e-4), augment=None, 
     return gan
 
 
-def best_gan(size=64, width=32, n_classes=4, steps=6000, head="projection", seed=0):
+RECIPE = {
+    "norm": "batch",
+    "policy": ("translation", "cutout"),
+    "adaptive": False,
+    "loss": "non_saturating",
+    "rate": 4e-4,
+    "latent": 100,
+    "ema": 0.999,
+    "r1": 0.0,
+    "r2": 0.0,
+    "penalty_every": 1,
+    "upsampling": "transposed",
+    "deviation": False,
+}
+
+
+def best_gan(size=64, width=32, n_classes=4, steps=6000, head="projection", seed=0, **changes):
     """Builds and compiles the best GAN found for a few dozen films a class (results/RESULTS.md).
 
     One class-conditional DCGAN for all classes, a projection discriminator with BatchNorm behind
@@ -57,27 +73,37 @@ def best_gan(size=64, width=32, n_classes=4, steps=6000, head="projection", seed
         steps: Steps over which the rates fall, the training's length.
         head: `"projection"`, or `"auxiliary"` for an ACGAN.
         seed: Integer seed of the initial weights, the noise and the augmentation.
+        **changes: Changes of `RECIPE`: `norm`, `latent`, `upsampling` and `deviation` of the
+            networks, `policy` of DiffAugment, or of ADA if `adaptive`, `ema`, `r1`, `r2` and
+            `penalty_every` of `GAN`, `loss`, and the `rate` that Adam begins with.
 
     Returns:
         A compiled conditional `GAN`.
 
     Raises:
-        ValueError: If a size is out of range.
+        ValueError: If a size is out of range or a change is of something unknown.
 
     Example:
         >>> gan = best_gan(steps=6120)
         >>> fit_gan(gan, train, epochs=720, folder="runs/best")
     """
+    if unknown := set(changes) - set(RECIPE):
+        raise ValueError(f"changes are of {sorted(RECIPE)}. Received: {sorted(unknown)}")
+    recipe = RECIPE | changes
+    augment = AdaptiveAugment if recipe["adaptive"] else DiffAugment
     keras.utils.set_random_seed(seed)
     gan = GAN(
-        build_generator(size, width=width, n_classes=n_classes),
-        build_discriminator(size, width, n_classes, head=head),
-        augment=DiffAugment(),
-        ema=0.999,
+        build_generator(size, recipe["latent"], width, n_classes, recipe["upsampling"]),
+        build_discriminator(size, width, n_classes, recipe["norm"], head, recipe["deviation"]),
+        augment=augment(recipe["policy"]) if recipe["policy"] else None,
+        **{name: recipe[name] for name in ("ema", "r1", "r2", "penalty_every")},
         seed=seed,
     )
-    rates = [keras.optimizers.schedules.CosineDecay(4e-4, steps, alpha=0.1) for _ in range(2)]
-    gan.compile(*(keras.optimizers.Adam(rate, beta_1=0.5, beta_2=0.99) for rate in rates))
+    rates = [
+        keras.optimizers.schedules.CosineDecay(recipe["rate"], steps, alpha=0.1) for _ in range(2)
+    ]
+    optimizers = [keras.optimizers.Adam(rate, beta_1=0.5, beta_2=0.99) for rate in rates]
+    gan.compile(*optimizers, loss=recipe["loss"])
     return gan
 
 

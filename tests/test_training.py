@@ -1,9 +1,15 @@
 import numpy as np
 import pytest
 
-from kerasgan.augment import DiffAugment
+from kerasgan.augment import AdaptiveAugment, DiffAugment
 from kerasgan.networks import build_generator
-from kerasgan.training import fit_gan, latent_walk, read_sample_grids, reference_gan
+from kerasgan.training import (
+    best_gan,
+    fit_gan,
+    latent_walk,
+    read_sample_grids,
+    reference_gan,
+)
 
 
 def test_the_reference_recipe_is_the_studys():
@@ -13,6 +19,16 @@ def test_the_reference_recipe_is_the_studys():
     assert float(adam.learning_rate) == pytest.approx(2e-3)
     assert float(gan.discriminator_optimizer.learning_rate) == pytest.approx(2e-4)
     assert gan.augment is None and gan.latent == 100
+
+
+def test_a_change_of_the_best_recipe_is_a_word():
+    plain, changed = best_gan(16, 2), best_gan(16, 2, norm="spectral", latent=8, adaptive=True)
+    assert plain.latent == 100 and changed.latent == 8
+    assert isinstance(plain.augment, DiffAugment) and isinstance(changed.augment, AdaptiveAugment)
+    assert plain.augment.policy == changed.augment.policy == ("translation", "cutout")
+    assert best_gan(16, 2, policy=()).augment is None
+    with pytest.raises(ValueError, match="norms"):
+        best_gan(16, 2, norms="spectral")
 
 
 def test_fit_gan_goes_on_where_it_stopped(films16, tmp_path):
