@@ -42,8 +42,8 @@ def load_films(source="auto", size=None, patient_pattern=None, test_share=0.2, s
             Collections are looked for under the root `KERASGAN_DATA`, in the cache
             (`KERASGAN_HOME`, else the platform's), and downloaded.
         size: Side in pixels the films are resized to when read; `None` keeps their own.
-        patient_pattern: For a folder without patients: regular expression on the file name's stem
-            whose first group, or whole match, is the patient.
+        patient_pattern: For films of a folder whose patient is not known: regular expression on
+            the file name's stem whose first group, or whole match, is the patient.
         test_share: Share of films for the test split of a folder without splits.
         seed: Integer seed of that split, and of simulated films.
 
@@ -263,8 +263,16 @@ def _folder(folder, size, pattern, test_share, seed):
     if twins := [name for name in classes if lower.count(name.lower()) > 1]:
         raise ValueError(f"classes differ only in case: {twins}; rename one or merge them")
     if (index["split"] == "").all():
-        index = _with_split(index, pattern, test_share, seed)
+        index = _with_split(_with_patients(index, pattern), test_share, seed)
         _keep(index, folder)
+    elif pattern and (index["patient"] == "").all():
+        index = _with_patients(index, pattern)
+        sides = index.groupby("patient")["split"].nunique()
+        if table is not None and (sides > 1).any():
+            raise ValueError(
+                f"{table} was split without knowing patients: {sides.idxmax()!r} is on both sides; "
+                "delete it, and the films are split by patient"
+            )
     if table is not None:
         return _listed(folder, index, folder.name, size)
     return _films(index, folder.name, size, skipped)
@@ -319,13 +327,18 @@ def _scan(folder):
     return pd.DataFrame(rows, columns=COLUMNS), skipped
 
 
-def _with_split(index, pattern, test_share, seed):
+def _with_patients(index, pattern):
+    """Takes the patients from the file names, where they are not known."""
+    if not pattern:
+        return index
+    pairs = zip(index["patient"], index["filename"], strict=True)
+    return index.assign(patient=[known or _patient(pattern, name) for known, name in pairs])
+
+
+def _with_split(index, test_share, seed):
     """Adds a split into training and test films: stratified, by patient, a function of the seed."""
     from sklearn.model_selection import StratifiedGroupKFold
 
-    index = index.copy()
-    if pattern:
-        index["patient"] = [_patient(pattern, name) for name in index["filename"]]
     groups = index["patient"].where(
         index["patient"] != "", index["class"] + "/" + index["filename"]
     )
@@ -338,7 +351,7 @@ def _with_split(index, pattern, test_share, seed):
     folds = max(2, min(round(1 / test_share), int(people.min())))
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     _, test = next(splitter.split(index, index["class"], groups))
-    index["split"] = "train"
+    index = index.assign(split="train")
     index.iloc[test, index.columns.get_loc("split")] = "test"
     return index
 
@@ -346,13 +359,18 @@ def _with_split(index, pattern, test_share, seed):
 def _patient(pattern, name):
     found = re.search(pattern, Path(name).stem)
     if found is None:
-        raise ValueError(f"patient_pattern {pattern!r} does not fit the file name {name!r}")
+        raise ValueError(
+            f"patient_pattern {pattern!r} does not fit the file name {name!r}: give one that fits "
+            "all, or none and an index.csv with the column patient"
+        )
     return found.group(1) if found.groups() else found.group()
 
 
 def _keep(index, folder):
     """Saves the split made for a folder in its `index.csv`, where that can be written."""
-    table = index[["split", "class", "filename", "patient"]].to_csv(index=False)
+    first = ["split", "class", "filename", "patient"]
+    others = [name for name in index if name not in (*first, "path")]
+    table = index[first + others].to_csv(index=False)
     try:
         write_text(folder / "index.csv", table)
     except OSError:

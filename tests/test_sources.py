@@ -200,6 +200,28 @@ def test_patients_from_names_stay_on_one_side(tmp_path):
         load_films(tmp_path, patient_pattern=r"patient(\d+)")
 
 
+def test_a_split_that_knew_no_patients_is_not_taken_for_one_by_patient(tmp_path):
+    folder_of(tmp_path, {f"{k}/{k}{i // 3}_{i}.png": i for k in "ab" for i in range(15)})
+    load_films(tmp_path)  # splits film by film, as `audit` would
+    with pytest.raises(ValueError, match=r"index.csv was split without.*delete it"):
+        load_films(tmp_path, patient_pattern=r"(.+)_\d+$")
+    (tmp_path / "index.csv").unlink()
+    load_films(tmp_path, patient_pattern=r"(.+)_\d+$")
+    assert len(set(load_films(tmp_path).patients)) == 10, "kept with the split"
+
+
+def test_an_index_keeps_its_columns_and_its_patients(tmp_path):
+    folder_of(tmp_path, {f"{k}/{i}_{k}.png": i for k in "ab" for i in range(6)})
+    rows = [f"{k},{i}_{k}.png,{k}{i // 2},{30 + i}" for k in "ab" for i in range(6)]
+    table = "\n".join(["class,filename,patient,age", *rows]) + "\n"
+    (tmp_path / "index.csv").write_text(table)
+    films = load_films(tmp_path, patient_pattern=r"(\d+)_")
+    assert set(films.patients) == {f"{k}{i}" for k in "ab" for i in range(3)}
+    kept = pd.read_csv(tmp_path / "index.csv", dtype=str)
+    assert list(kept) == ["split", "class", "filename", "patient", "age"]
+    assert kept["age"].tolist() == [str(30 + i) for k in "ab" for i in range(6)]
+
+
 @pytest.mark.parametrize(
     ("layout", "error", "message"),
     [
