@@ -17,10 +17,10 @@ import pandas as pd
 from scipy import stats
 
 from kerasgan import plots
-from kerasgan.crossval import begin, parallel, read_scores, run_fold
+from kerasgan.crossval import parallel, read_scores, run_fold
 from kerasgan.mixes import Mix
 from kerasgan.phantom import simulate_films
-from kerasgan.runs import write_text
+from kerasgan.runs import begin, write_text
 
 COLUMNS = ["films", "ratio", "arm", "training_set", "class", "metric", "value", "data_hash"]
 
@@ -42,7 +42,7 @@ def gains(table):
     """Mean paired gain in macro sensitivity over training sets, with t intervals."""
     own = table[(table["class"] == "macro") & (table["metric"] == "sensitivity")]
     own = own.assign(arm=own["arm"].str.split().str[0])
-    wide = own.pivot_table("value", ["films", "ratio", "training_set"], "arm")
+    wide = own.pivot_table("value", ["films", "ratio", "training_set"], "arm").dropna()
     rows = []
     for key, gain in (wide["synthetic"] - wide["duplicated"]).groupby(["films", "ratio"]):
         mean, n = gain.mean(), len(gain)
@@ -113,7 +113,7 @@ def main(words=None):
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.5, 2.0])
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--test", type=int, default=500, help="test films per class")
-    parser.add_argument("--classifier", default="resnet", help="resnet or cnn")
+    parser.add_argument("--classifier", default="resnet", choices=("resnet", "cnn"))
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--gan-steps", type=int, default=1000)
     parser.add_argument("--gan-width", type=int, default=16)

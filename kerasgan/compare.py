@@ -1,7 +1,6 @@
 """The comparison: arms of real, classic and synthetic images, one classifier fitted to each."""
 
-import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import keras
@@ -11,11 +10,11 @@ import tensorflow as tf
 from scipy import stats
 
 from kerasgan.callbacks import Checkpoint, StopOnNaN
-from kerasgan.crossval import begin, parallel
+from kerasgan.crossval import parallel
 from kerasgan.films import epoch_numbers, to_float
 from kerasgan.gan import build_by_hand, workers_logs
 from kerasgan.networks import build_classifier
-from kerasgan.runs import read_table, write_text
+from kerasgan.runs import begin, read_table, write_text
 from kerasgan.scores import classification_scores, confusion, wilson_interval
 from kerasgan.store import write_model
 from kerasgan.synthesis import classic_set
@@ -265,7 +264,8 @@ def compare_arms(arms, train, test, classic=None, synthetic=None, folder=None, *
 
     Raises:
         ValueError: If a patient is on both sides under `protocol="patient"`, a set is missing or
-            too small for an arm, or the sets' classes differ.
+            too small for an arm, the sets' classes differ, or an arm in the folder was fitted to
+            other films or with other options.
     """
     protocol = options.pop("protocol", "patient")
     _check_split(train, test, protocol)
@@ -276,6 +276,11 @@ def compare_arms(arms, train, test, classic=None, synthetic=None, folder=None, *
         for arm in arms:
             home = Path(folder) / f"{arm.name}-seed{seed}" if folder else None
             sets = _training_set(arm, train, classic, synthetic)
+            if home:
+                stored = {"classic": classic, "synthetic": synthetic}
+                hashes = {kind: each.hash for kind, each in stored.items() if getattr(arm, kind)}
+                hashes |= {"films": train.hash, "test": test.hash}
+                begin(home, {arm.name: asdict(arm)}, seed=seed, **hashes, **options)
             rows = _finished(home) if home else None
             if rows is None:
                 rows = _run_arm(arm, sets, test, seed, home, **options)
@@ -343,7 +348,6 @@ def _run_arm(arm, sets, test, seed, home, passes=100, **options):
         predicted.insert(0, "label", [test.classes[label] for label in test.labels])
         predicted.insert(0, "filename", test.index["filename"].to_numpy())
         write_text(home / "predictions.csv", predicted.to_csv(index=False))
-        write_text(home / "arm.json", json.dumps({"arm": arm.name, "seed": seed}) + "\n")
         # Last of all: this file says that the arm is finished.
         write_text(home / "scores.csv", rows.to_csv(index=False))
     return rows
@@ -391,9 +395,9 @@ def published_value(arm, kind, metric):
 def reproduce(films, folder, synthetic, seeds=10, on_arm=None, **options):
     """Repeats the study's comparison on its own split: nine arms once, then three many times.
 
-    Finished arms are read back from the folder. Where a synthetic set holds fewer images than an
-    arm asks for, its images are repeated up to that count, so that the shares of real and synthetic
-    images in a batch stay the study's.
+    The three come first. Finished arms are read back from the folder. Where a synthetic set holds
+    fewer images than an arm asks for, its images are repeated up to that count, so that the shares
+    of real and synthetic images in a batch stay the study's.
 
     Args:
         films: The collection's `Films`, with the splits `train` and `test`.
@@ -421,7 +425,8 @@ def reproduce(films, folder, synthetic, seeds=10, on_arm=None, **options):
     sets = {suffix: _repeated(each, largest["synthetic"]) for suffix, each in synthetic.items()}
     facts = {f"synthetic {suffix}".strip(): each.hash for suffix, each in synthetic.items()}
     begin(folder, facts, films=films.hash, **options)
-    classic = classic_set(train, largest["classic"], Path(folder) / "classic")
+    count = largest["classic"]
+    classic = classic_set(train, count, Path(folder) / "classic") if count else None
     home = Path(folder) / "arms"
     jobs = [
         (number, [arm], train, test, classic, sets.get(suffix), home, seed, options)
@@ -451,12 +456,13 @@ _REPRODUCTION = ["arm", "seed", "evaluation", "class", "metric", "value", "publi
 
 
 def _plan(arms, sets, seeds):
-    """Triples (arm, seed, suffix of its synthetic set): all arms once, then three arms again."""
+    """Triples (arm, seed, suffix of its synthetic set): the three first, then all, then again."""
     own = [
         (replace(arm, name=f"{arm.name} {suffix}".strip()), suffix)
         for arm in arms.values()
         for suffix in (sets if arm.synthetic else [""])
     ]
+    own = sorted(own, key=lambda each: each[0].name.split()[0] not in _OFTEN)
     again = [(arm, suffix) for arm, suffix in own if arm.name.split()[0] in _OFTEN]
     yield from ((arm, 0, suffix) for arm, suffix in own)
     yield from ((arm, seed, suffix) for seed in range(1, seeds) for arm, suffix in again)
@@ -550,4 +556,4 @@ def _arm_table(folder, arm, seed, name):
     path = Path(folder) / f"{arm}-seed{seed}" / f"{name}.csv"
     if not path.is_file():
         raise FileNotFoundError(f"no {path}: fit arm {arm} with seed {seed} by compare_arms first")
-    return pd.read_csv(path)
+    return read_table(path, "delete it, and the arm is fitted again")

@@ -18,7 +18,7 @@ import pandas as pd
 
 from kerasgan.auditing import border_ring
 from kerasgan.mixes import CORE_ARMS, VIEWS, Mix, Samples, hog_svm, training_sets
-from kerasgan.runs import read_table, write_text
+from kerasgan.runs import begin, read_table, write_text
 from kerasgan.scores import (
     bootstrap_interval,
     classification_scores,
@@ -121,31 +121,6 @@ def _saved_encoder(path):
         raise ValueError("transfer needs encoder=, the path of a .keras file (--encoder)")
     path = Path(path).expanduser().resolve()
     return str(path), hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-
-
-def begin(folder, arms, **facts):
-    """Notes what a folder of results was begun with, and refuses to mix it with anything else.
-
-    Args:
-        folder: The folder, made if missing.
-        arms: Dict from name to definition; further arms may join later.
-        **facts: Whatever all its results have in common.
-
-    Raises:
-        ValueError: If the folder was begun with other facts, or an arm meant something else.
-    """
-    path = Path(folder) / "settings.json"
-    new = json.loads(json.dumps({"facts": facts, "arms": arms}))
-    known = json.loads(path.read_text()) if path.is_file() else new
-    for part in ("facts", "arms"):
-        for name in known[part].keys() & new[part].keys():
-            if known[part][name] != new[part][name]:
-                raise ValueError(
-                    f"{folder} was begun with {name}={known[part][name]}: give another folder, or "
-                    f"delete that one. Received: {name}={new[part][name]}"
-                )
-    merged = {part: {**known[part], **new[part]} for part in ("facts", "arms")}
-    write_text(path, json.dumps(merged, indent=2) + "\n")
 
 
 def parallel(function, jobs, n_jobs=1, scheduler=None):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from kerasgan.runs import write_text
+from kerasgan.runs import read_table, write_text
 
 _FIGURES = (
     ("counts", "Films per class", "Films and patients of each class on either side of the split."),
@@ -59,7 +59,7 @@ def summary_table(run):
     path = run.folder / "comparison.csv"
     if not path.is_file():
         raise FileNotFoundError(f"no {path}: run notebook 04_comparison with RUN={run.name!r}")
-    rows = pd.read_csv(path)
+    rows = read_table(path, "run notebook 04_comparison again")
     rows = rows[rows["class"] == "macro"]
     table = []
     for arm, own in rows.groupby("arm", sort=False):
@@ -185,7 +185,7 @@ def write_reproduction(films, folder, out):
     if not paths:
         raise FileNotFoundError(f"no finished arms in {folder}: run the reproduction first")
     arms, figures, note = Path(folder) / "arms", {}, films.note
-    rows = pd.concat([pd.read_csv(path) for path in paths], ignore_index=True)
+    rows = pd.concat([read_table(path, "delete its folder") for path in paths], ignore_index=True)
     rows["set"] = rows["arm"].str.partition(" ")[2]
     rows["arm"] = rows["arm"].str.partition(" ")[0]
     for name in rows["set"].unique():
@@ -213,7 +213,7 @@ def _shortcuts(run, films):
     from kerasgan import crossval, scores
 
     train, test = films.split("train"), films.split("test")
-    rows = pd.read_csv(run.folder / "comparison.csv")
+    rows = read_table(run.folder / "comparison.csv", "run notebook 04_comparison again")
     found = [rows[rows["evaluation"] == "deterministic"]]
     for name in crossval.BASELINES[1:]:
         chances = crossval.baseline(name, train, test)

@@ -81,14 +81,14 @@ PROFILES = {
     ),
     "quick": Profile(
         size=64,
-        width=32,
+        width=24,
         gan_epochs=150,
         gan_classic=0,
         live=True,
         learning_rates=(5e-4, 5e-4),
         classic=(125, 250, 500, 750),
         synthetic=(25, 125, 250, 500),
-        classifier_epochs=50,
+        classifier_epochs=40,
         classifier_batches=4,
         double_softmax=False,
         arms=("O1", "O1+C1", "O1+C3", "O1+C3+G1", "O1+C3+G3"),
@@ -361,6 +361,37 @@ def read_json(path, remedy):
     return found
 
 
+_TEXTS = ("arm", "class", "classifier", "filename", "kind", "label", "patient")
+
+
+def begin(folder, arms, **facts):
+    """Notes what a folder of results was begun with, and refuses to mix it with anything else.
+
+    Args:
+        folder: The folder, made if missing.
+        arms: Dict from name to definition; further arms may join later.
+        **facts: Whatever all its results have in common.
+
+    Raises:
+        ValueError: If the folder was begun with other facts, or an arm meant something else.
+    """
+    path = Path(folder) / "settings.json"
+    new = json.loads(json.dumps({"facts": facts, "arms": arms}))
+    remedy = f"delete {folder}, or give another folder"
+    known = read_json(path, remedy) if path.is_file() else new
+    if not all(isinstance(known.get(part), dict) for part in new):
+        raise ValueError(f"{path} is damaged; {remedy}")
+    for part in ("facts", "arms"):
+        for name in known[part].keys() & new[part].keys():
+            if known[part][name] != new[part][name]:
+                raise ValueError(
+                    f"{folder} was begun with {name}={known[part][name]}: give another folder, or "
+                    f"delete that one. Received: {name}={new[part][name]}"
+                )
+    merged = {part: {**known[part], **new[part]} for part in ("facts", "arms")}
+    write_text(path, json.dumps(merged, indent=2) + "\n")
+
+
 def read_table(path, remedy):
     """Reads a CSV file that this package wrote.
 
@@ -378,7 +409,8 @@ def read_table(path, remedy):
     import pandas as pd
 
     try:
-        table = pd.read_csv(path)
+        # As text even where a class is called 0 or NA, or a patient 007.
+        table = pd.read_csv(path, converters=dict.fromkeys(_TEXTS, str))
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is damaged ({error}): {remedy}") from None
     if table.empty:

@@ -12,6 +12,7 @@ from kerasgan.callbacks import Checkpoint, SampleGrid, StopOnNaN
 from kerasgan.films import to_uint8
 from kerasgan.gan import GAN
 from kerasgan.networks import build_discriminator, build_generator
+from kerasgan.runs import begin
 
 
 def reference_gan(size=64, width=64, learning_rates=(2e-3, 2e-4), augment=None, ema=0.999, seed=0):
@@ -124,8 +125,10 @@ def fit_gan(gan, films, epochs, folder, batch_size=32, every=10, grids=8):
 
     Raises:
         FloatingPointError: If the training produced NaN; the last good checkpoint is kept.
+        ValueError: If the folder's training is of other films, another seed or another network.
     """
     folder = Path(folder)
+    begin(folder, {}, films=films.hash, seed=gan.seed, batch_size=batch_size)
     checkpoint, stop = Checkpoint(folder / "checkpoint", every), StopOnNaN()
     first = checkpoint.restore(gan)
     if first < epochs:

@@ -121,6 +121,15 @@ def test_finished_arms_are_read_back_and_missing_ones_fitted(compared, sides):
     assert gone.is_file() and (folder / "O1-seed0" / "scores.csv").stat().st_mtime_ns == kept
 
 
+def test_a_finished_arm_is_not_taken_for_one_of_other_films_or_options(compared, sides):
+    _, folder, arms, classic = compared
+    with pytest.raises(ValueError, match="begun with epochs=3"):
+        compare_arms(arms, *sides, classic, classic, folder, **{**SHORT, "epochs": 4})
+    others = sides[0].take(range(8, len(sides[0])))
+    with pytest.raises(ValueError, match="begun with films"):
+        compare_arms(arms[:1], others, sides[1], folder=folder, **SHORT)
+
+
 def test_confusion_and_history_of_an_arm(compared, sides):
     table, folder, _, _ = compared
     matrix = confusion_of(folder, "O1", 0)

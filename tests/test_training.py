@@ -21,6 +21,13 @@ def test_the_reference_recipe_is_the_studys():
     assert gan.augment is None and gan.latent == 100
 
 
+def test_a_training_of_other_films_is_not_gone_on_with(films16, tmp_path):
+    fit_gan(reference_gan(16, 2), films16.only("covid"), 1, tmp_path)
+    for films, seed in ((films16.only("normal"), 0), (films16.only("covid"), 1)):
+        with pytest.raises(ValueError, match="was begun with"):
+            fit_gan(reference_gan(16, 2, seed=seed), films, 2, tmp_path)
+
+
 def test_a_change_of_the_best_recipe_is_a_word():
     plain, changed = best_gan(16, 2), best_gan(16, 2, norm="spectral", latent=8, adaptive=True)
     assert plain.latent == 100 and changed.latent == 8
