@@ -67,19 +67,22 @@ def main():
     """Runs the variants that are not in the table yet."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data")
-    parser.add_argument("variants", nargs="*", help=", ".join(VARIANTS))
+    parser.add_argument("variants", nargs="*", metavar="VARIANT", help=", ".join(VARIANTS))
     parser.add_argument("--encoder", help=".keras file; the best that can be had by default")
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--steps", type=int, default=1500, help="of 32 films each")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("results/ablation.csv"))
     given = parser.parse_args()
+    if unknown := set(given.variants) - set(VARIANTS):
+        parser.error(f"variants are {list(VARIANTS)}. Received: {sorted(unknown)}")
     encoder = quality.Encoder.keras(given.encoder) if given.encoder else quality.best_encoder()
     films = kg.load_films(given.data, size=given.size)
     train = films.split("train").without_patients(set(films.split("test").patients))
     seen, held_out = next(train.folds(5, seed=given.seed))
     table = pd.read_csv(given.out) if given.out.is_file() else pd.DataFrame(columns=["variant"])
     facts = {"size": given.size, "steps": given.steps, "seed": given.seed, "n": len(seen)}
+    facts |= {"encoder": encoder.name}
     for name in given.variants or VARIANTS:
         same = (table["variant"] == name) & np.all(
             [table.get(key, None) == value for key, value in facts.items()], axis=0
@@ -92,7 +95,7 @@ def main():
         batches = seen.batches(32, seed=given.seed, labels=True)
         gan.fit(batches, epochs=epochs, verbose=0, shuffle=False)
         scores = measure(gan, seen, held_out, encoder)
-        row = {"variant": name, **facts, "encoder": encoder.name, **scores.round(4)}
+        row = {"variant": name, **facts, **scores.round(4)}
         row["seconds"] = round(time.monotonic() - started)
         table = pd.DataFrame([*table.to_dict("records"), row])
         given.out.parent.mkdir(parents=True, exist_ok=True)

@@ -94,7 +94,7 @@ def chart(measured, path):
 
 def main():
     options = arguments(__doc__)
-    steps, measured = (5, {}) if options.quick else (20, {})
+    steps, measured = (5, {}) if options.quick else (15, {})
     for axis, values in GROWTH.items():
         values = values[:2] if options.quick else values
         measured[axis] = {value: measure(steps, **{**BASE, axis: value}) for value in values}

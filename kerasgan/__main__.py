@@ -60,6 +60,9 @@ def _parser():
 
     audit = _command(commands, "audit", _audit, "look for leaks, duplicates and confounds")
     audit.add_argument("data", help="collection or folder of class folders")
+    audit.add_argument(
+        "--patients", help="regular expression: the part of a file name that names the patient"
+    )
 
     train = _command(commands, "train", _train, "train and save generators and a classifier")
     train.add_argument("data", help="collection or folder of class folders; test films stay out")
@@ -131,7 +134,6 @@ def _parser():
     reproduction.add_argument(
         "--single-softmax", action="store_true", help="plain cross entropy, not the study's loss"
     )
-    reproduction.add_argument("--arms", help="comma-separated; all nine by default")
     reproduction.add_argument("--jobs", type=_count, default=1, help="arms at a time")
 
     models = _command(commands, "models", _models, "list saved models")
@@ -260,7 +262,7 @@ def _audit(arguments):
     from kerasgan.auditing import audit
     from kerasgan.sources import load_films
 
-    print(audit(load_films(arguments.data)))
+    print(audit(load_films(arguments.data, patient_pattern=arguments.patients)))
 
 
 def _train(arguments):
@@ -353,6 +355,8 @@ def _quality(arguments):
     real, test = films.split("train"), films.split("test")
     real = real.without_patients(set(test.patients))
     fakes = {Path(path).stem: _samples(path, real.classes) for path in arguments.fake}
+    if len(fakes) < len(arguments.fake):
+        raise ValueError(f"generated sets need names of their own. Received: {arguments.fake}")
     authors = _samples(arguments.authors, real.classes) if arguments.authors else None
     encoder = _encoder(arguments.encoder)
     discriminators = {}
@@ -402,8 +406,9 @@ def _samples(path, classes):
         return {name: draw(load_model(f"{path}-{name}"), 1000, seed=1) for name in classes}
     if not str(path).endswith(".npz"):
         films = load_films(path)
-        return {name: films.only(name).images for name in films.classes}
-    sets = read_arrays(path)
+        sets = {name: films.only(name).images for name in films.classes}
+    else:
+        sets = read_arrays(path)
     if missing := set(classes) - set(sets):
         raise ValueError(f"{path} lacks the classes {sorted(missing)}; it has {sorted(sets)}")
     return {name: x[..., None] if x.ndim == 3 else x for name, x in sets.items()}
@@ -463,12 +468,6 @@ def _reproduction(arguments):
     from kerasgan.runs import write_text
     from kerasgan.sources import load_films
 
-    arms = compare.REFERENCE_ARMS
-    if arguments.arms:
-        names = arguments.arms.split(",")
-        if unknown := set(names) - set(arms):
-            raise ValueError(f"arms are {list(arms)}. Received: {sorted(unknown)}")
-        arms = {name: arms[name] for name in names}
     films, out = load_films(arguments.data, size=arguments.size), Path(arguments.out)
     given, sets = {"": arguments.synthetic, "ours": arguments.ours}, {}
     for suffix, path in given.items():
@@ -491,7 +490,6 @@ def _reproduction(arguments):
         epochs=arguments.epochs,
         passes=arguments.passes,
         double_softmax=not arguments.single_softmax,
-        arms=arms,
         n_jobs=arguments.jobs,
     )
     report.write_reproduction(films, arguments.folder, out)

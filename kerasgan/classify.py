@@ -46,10 +46,11 @@ def fit_steps(name, phases, n_classes, steps=600, batch_size=64, classic=True, s
     trained, optimizer, begun, step = _trainer(name, size, n_classes, steps, batch_size, classic)
     _copy(model.variables, trained.variables)
     _copy(begun, optimizer.variables)
-    done = 0
+    done = total = 0
     for share, images, labels in phases:
         images, labels = tf.constant(images), tf.constant(labels, tf.int32)
-        until = min(steps, done + round(share * steps))
+        total += share
+        until = min(steps, round(total * steps))
         for number in range(done, until):
             step(images, labels, tf.constant(seed), tf.constant(number))
         done = until

@@ -270,10 +270,17 @@ class Films:
             Pairs (train, test) of `Films`, `n_splits * repeats` of them.
 
         Raises:
-            ValueError: If a class has fewer films than folds.
+            ValueError: If a class has fewer patients than folds.
         """
         from sklearn.model_selection import StratifiedGroupKFold
 
+        people = pd.Series(self.patients).groupby(self.labels).nunique()
+        if people.min() < n_splits:
+            counts = {self.classes[label]: int(count) for label, count in people.items()}
+            raise ValueError(
+                f"{n_splits} folds need films of as many patients in every class; ask for fewer "
+                f"folds or add films. Received: patients {counts}"
+            )
         for repeat in range(repeats):
             splitter = StratifiedGroupKFold(n_splits, shuffle=True, random_state=seed + repeat)
             for train, test in splitter.split(self.index, self.labels, self.patients):

@@ -312,16 +312,6 @@ def memorization(samples, training, held_out=None, patients=None, shifts=2, flip
     return found.assign(limit=limit, flagged=found["distance"] < limit)
 
 
-def membership_attack(samples, training, held_out, patients=None, shifts=2, flips=True):
-    """Guesses which films a generator saw from how near its samples come: `(auc, low, high)`.
-
-    0.5 if nothing leaks; the interval is the bootstrap's. `patients` are those of the training
-    films, then of the held-out ones; distances are as in `memorization`.
-    """
-    near = (nearness(films, samples, shifts, flips) for films in (training, held_out))
-    return attack_auc(*near, patients)
-
-
 def nearness(films, samples, shifts=2, flips=True):
     """How near samples come to each film, (n,): minus the least distance, as in `memorization`."""
     return -_aligned_distances(films, samples, shifts, flips).min(axis=1)
@@ -420,8 +410,8 @@ def compare_films(
     Adds the share of `memorized` samples of each class (floor: the screen's rate) and, with test
     films, under class `macro`, `tstr`: the accuracy of HOG + SVM trained on the samples and tested
     on these films (floor: trained on the real ones), and `membership`: the AUC of
-    `membership_attack` against these films, each held against the samples of its own class; for a
-    discriminator given as well, that of the attack by its logits.
+    `attack_auc` by the `nearness` to these films, each held against the samples of its own class;
+    for a discriminator given as well, that of the attack by its logits.
 
     Args:
         real: the training `Films`.
@@ -466,10 +456,11 @@ def compare_films(
 def _memorized(own, everyone, kind, like):
     facts = like[["class", "reference_set", "encoder"]].iloc[0].to_dict() | {"encoder": "pixels"}
     rows = []
+    floor = max(2, int(0.01 * (len(own) + 1))) / (len(own) + 1)  # see `memorization`
     for name, sets in everyone.items():
         flagged = memorization(sets[kind], own.images, patients=own.patients)["flagged"]
         low, high = wilson_interval(flagged.sum(), len(flagged))
-        scores = {"value": flagged.mean(), "low": low, "high": high, "floor": 2 / (len(own) + 1)}
+        scores = {"value": flagged.mean(), "low": low, "high": high, "floor": floor}
         rows.append({"generator": name, **facts, "metric": "memorized", **scores})
     return pd.DataFrame(rows)
 

@@ -79,6 +79,11 @@ def test_hash_depends_on_pixels_and_classes_not_on_order(films16):
     assert other.hash != films16.hash
 
 
+def test_more_folds_than_patients_are_refused(films16):
+    with pytest.raises(ValueError, match="patients .*'covid': 10"):
+        next(films16.folds(11))
+
+
 def test_folds_keep_patients_whole_and_use_every_film(films16):
     seen = []
     for train, test in films16.folds(3, repeats=2, seed=1):
