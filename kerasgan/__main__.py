@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
 _REMEDIES = {
@@ -37,6 +38,13 @@ def main(arguments=None):
     except (ValueError, OSError, ImportError, MemoryError, FloatingPointError) as error:
         reason = " ".join(f"{error}{_REMEDIES.get(getattr(error, 'errno', None), '')}".split())
         print(f"kerasgan: {reason}", file=sys.stderr)
+        return 1
+    except BrokenExecutor:
+        print(
+            "kerasgan: a worker process was lost, perhaps for want of memory; what it finished is "
+            "kept: give the same command again, with fewer --jobs",
+            file=sys.stderr,
+        )
         return 1
 
 

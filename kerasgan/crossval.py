@@ -68,7 +68,7 @@ def cross_validate(films, arms=CORE_ARMS, folder="crossval", on_fold=None, **set
 
     settings = _settings(settings)
     arms = [arm for arm in arms if arm.without in ("", *films.classes)]
-    if len({arm.name for arm in arms}) != len(arms):
+    if len({_path(Path(), arm.name, "", 0) for arm in arms}) != len(arms):  # also as file names
         raise ValueError(f"arms need names of their own. Received: {[arm.name for arm in arms]}")
     folder = Path(folder).expanduser().resolve()
     fixed = {name: settings[name] for name in _FIXED}
