@@ -364,7 +364,8 @@ def plot_class_scores(comparison, metrics=("sensitivity", "specificity"), note="
     """Plots the scores of each class by arm, with their intervals.
 
     Args:
-        comparison: Tidy table `arm, kind, class, metric, value, low, high`; seeds are averaged.
+        comparison: Tidy table `arm, kind, class, metric, value, low, high[, published]`; seeds are
+            averaged, and what was published is marked.
         metrics: The metrics, one panel each.
         note: A banner.
 
@@ -392,6 +393,9 @@ def plot_class_scores(comparison, metrics=("sensitivity", "specificity"), note="
                 color=colours[name],
                 label=class_label(name),
             )
+            if "published" in rows:
+                label = "published" if name == classes[-1] else None
+                axis.plot(rows["published"], y, "x", color="0.25", ms=5, zorder=3, label=label)
         axis.set(xlabel=f"{metric}, 95 % interval", xlim=(-0.02, 1.02))
         axis.set_yticks(range(len(arms)), arms, fontsize=8)
         for edge in np.arange(0.5, len(arms) - 1):
@@ -399,7 +403,7 @@ def plot_class_scores(comparison, metrics=("sensitivity", "specificity"), note="
         axis.grid(axis="y", visible=False)
     axes[0, 0].invert_yaxis()
     figure.legend(
-        *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8
+        *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8
     )
     return figure
 

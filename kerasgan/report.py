@@ -2,6 +2,7 @@
 
 import base64
 import html
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -181,7 +182,11 @@ def write_reproduction(films, folder, out):
     """
     from kerasgan import compare, plots
 
-    paths = sorted(Path(folder).glob("arms/*/scores.csv"))
+    known = list(compare.REFERENCE_ARMS)  # the study's order
+    paths = sorted(
+        Path(folder).glob("arms/*/scores.csv"),
+        key=lambda path: (known.index(re.split("[ -]", path.parent.name)[0]), path.parent.name),
+    )
     if not paths:
         raise FileNotFoundError(f"no finished arms in {folder}: run the reproduction first")
     arms, figures, note = Path(folder) / "arms", {}, films.note
@@ -194,7 +199,9 @@ def write_reproduction(films, folder, out):
         curve = compare.accuracy_curve(own, published=True)
         tail = f"-{name}" if name else ""
         figures[f"accuracy{tail}"] = plots.plot_accuracy_curve(curve, note)
-        one_pass = own[own["evaluation"] == "deterministic"]
+        one_pass = own[own["evaluation"] == "deterministic"].copy()
+        keys = one_pass[["arm", "class", "metric"]].itertuples(index=False)
+        one_pass["published"] = [compare.published_value(*key) for key in keys]
         figures[f"classes{tail}"] = plots.plot_class_scores(one_pass, note=note)
     shown = [path.parent.name.removesuffix("-seed0") for path in paths]
     shown = [name for name in shown if name.partition(" ")[0] in ("O1", "O1+C3", "O1+C3+G3")]
