@@ -74,23 +74,32 @@ def measure(arguments):
     arms, tables = arms_of(arguments.ratios), {}
     arms_known = {arm.name: asdict(arm) for arm in arms}
     begin(home, arms_known, test=test.hash, classifier=arguments.classifier, **_sizes(settings))
-    open_points, training_set = set(arguments.films), 0
-    while open_points and training_set < arguments.most:
+    open_points, first = set(arguments.films), 0
+    while open_points and first < arguments.most:
+        # As many sets as are wanted anyway run side by side; then one more of each open point.
+        until = max(first + 1, min(arguments.least, arguments.most))
         jobs = [
             (films, training_set, arms, test, home, settings)
+            for training_set in range(first, until)
             for films in sorted(open_points, reverse=True)  # the longest first
         ]
         for films in parallel(fit, jobs, arguments.jobs):
             tables[films] = scores_of(home / f"films{films}", films, test)
             table = pd.concat([tables[key] for key in sorted(tables)], ignore_index=True)
             write_text(Path(arguments.out) / "when_it_helps.csv", table.to_csv(index=False))
-            points = gains(tables[films])
-            half = ((points["high"] - points["low"]) / 2).max()
-            if training_set + 1 >= arguments.least and half <= arguments.half_width:
+            sets, half = width(tables[films])
+            print(f"{films} films per class, {sets} sets: +-{half:.3f}", flush=True)
+        for films in list(open_points):
+            if width(tables[films])[1] <= arguments.half_width:
                 open_points.discard(films)
-            print(f"{films} films per class, {training_set + 1} sets: +-{half:.3f}", flush=True)
-        training_set += 1
+        first = until
     return table, test
+
+
+def width(table):
+    """Training sets of the table, and the greatest half-width of its gains."""
+    points = gains(table)
+    return points["n"].min(), ((points["high"] - points["low"]) / 2).max()
 
 
 def fit(films, training_set, arms, test, home, settings):
