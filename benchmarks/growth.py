@@ -27,6 +27,12 @@ GROWTH = {
     "width": (16, 32, 64),
     "classes": (1, 4, 16),
 }
+LABELS = {
+    "films": "films on disk",
+    "size": "side of the films, pixels",
+    "width": "width of the networks, channels",
+    "classes": "classes",
+}
 # What a step's arithmetic is proportional to.
 ORDER = {"films": 0, "size": 2, "width": 2, "classes": 0}
 
@@ -86,7 +92,8 @@ def chart(measured, path):
         for row, label in enumerate(("seconds a step", "peak memory, MB")):
             values = [point[row] for point in points.values()]
             axes[row, column].plot(list(points), values, marker="o")
-            axes[row, column].set(xscale="log", ylim=(0, None), xlabel=axis, ylabel=label)
+            axes[row, column].set(xscale="log", ylim=(0, 1.1 * max(values)), ylabel=label)
+            axes[row, column].set_xlabel(LABELS[axis])
             axes[row, column].set_xticks(list(points), [f"{x:,}" for x in points], minor=False)
             axes[row, column].minorticks_off()
     figure.savefig(path, dpi=150)
