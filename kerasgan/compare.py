@@ -392,6 +392,12 @@ def published_value(arm, kind, metric):
     return dict(zip(("sensitivity", "specificity"), pair, strict=True)).get(metric, np.nan)
 
 
+def with_published(rows):
+    """Returns a tidy table `arm, class, metric, ...` with the column `published` beside it."""
+    keys = rows[["arm", "class", "metric"]].itertuples(index=False)
+    return rows.assign(published=[published_value(*key) for key in keys])
+
+
 def reproduce(films, folder, synthetic, seeds=10, on_arm=None, **options):
     """Repeats the study's comparison on its own split: nine arms once, then three many times.
 
@@ -445,9 +451,7 @@ def _reproduced(number, arms, train, test, classic, synthetic, folder, seed, opt
     """One arm of the reproduction: its number, and its rows beside what was published."""
     options = {**options, "seeds": (seed,), "protocol": "reference"}
     rows = compare_arms(arms, train, test, classic, synthetic, folder, **options)
-    keys = rows[["arm", "class", "metric"]].itertuples(index=False)
-    rows["published"] = [published_value(*key) for key in keys]
-    return number, rows[_REPRODUCTION]
+    return number, with_published(rows)[_REPRODUCTION]
 
 
 _SETS = ("classic", "synthetic")

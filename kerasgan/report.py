@@ -199,9 +199,7 @@ def write_reproduction(films, folder, out):
         curve = compare.accuracy_curve(own, published=True)
         tail = f"-{name}" if name else ""
         figures[f"accuracy{tail}"] = plots.plot_accuracy_curve(curve, note)
-        one_pass = own[own["evaluation"] == "deterministic"].copy()
-        keys = one_pass[["arm", "class", "metric"]].itertuples(index=False)
-        one_pass["published"] = [compare.published_value(*key) for key in keys]
+        one_pass = compare.with_published(own[own["evaluation"] == "deterministic"])
         figures[f"classes{tail}"] = plots.plot_class_scores(one_pass, note=note)
     shown = [path.parent.name.removesuffix("-seed0") for path in paths]
     shown = [name for name in shown if name.partition(" ")[0] in ("O1", "O1+C3", "O1+C3+G3")]
