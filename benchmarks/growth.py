@@ -70,6 +70,11 @@ def train(folder, size, width, classes, steps):
     return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def cell(axis, value):
+    """The sizes of a cell, those of BASE but for one: a key, as axes share their first cell."""
+    return tuple({**BASE, axis: value}.items())
+
+
 def measure(steps, **cell):
     """Measures one cell in a fresh process; returns (seconds a step, peak memory in MB)."""
     with tempfile.TemporaryDirectory() as folder:
@@ -104,15 +109,14 @@ def main():
     steps, growth = 5, {axis: each[:2] for axis, each in GROWTH.items()}
     if not options.quick:
         steps, growth = 15, GROWTH
-    cells = {tuple({**BASE, axis: n}.items()) for axis, each in growth.items() for n in each}
-    found = {cell: [] for cell in sorted(cells)}
+    found = {cell(axis, n): [] for axis, each in growth.items() for n in each}
     for number in range(options.rounds):
-        for cell, values in found.items():  # in turn: a slow minute falls on all alike
-            values.append(measure(steps, **dict(cell)))
+        for sizes, values in found.items():  # in turn: a slow minute falls on all alike
+            values.append(measure(steps, **dict(sizes)))
         print(f"round {number + 1} of {options.rounds}", flush=True)
     # The least of the rounds: whatever else the machine does only adds.
     measured = {
-        axis: {n: np.min(found[tuple({**BASE, axis: n}.items())], axis=0) for n in each}
+        axis: {n: np.min(found[cell(axis, n)], axis=0) for n in each}
         for axis, each in growth.items()
     }
     for axis, points in measured.items():
