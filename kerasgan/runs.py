@@ -389,7 +389,8 @@ def begin(folder, arms, **facts):
                     f"delete that one. Received: {name}={new[part][name]}"
                 )
     merged = {part: {**known[part], **new[part]} for part in ("facts", "arms")}
-    write_text(path, json.dumps(merged, indent=2) + "\n")
+    if merged != known or not path.is_file():
+        write_text(path, json.dumps(merged, indent=2) + "\n")
 
 
 def read_table(path, remedy):
