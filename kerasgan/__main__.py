@@ -79,6 +79,9 @@ def _parser():
     train.add_argument("--width", type=_count, default=32)
     train.add_argument("--steps", type=_count, default=6_000, help="batches of 32, default 6000")
     train.add_argument("--seed", type=_seed, default=0)
+    train.add_argument(
+        "--encoder", help=".keras file: the discriminator judges its features (projected GAN)"
+    )
 
     synthesise = _command(commands, "synthesise", _synthesise, "draw images from a saved generator")
     synthesise.add_argument("model", help="folder of a saved generator")
@@ -276,18 +279,24 @@ def _audit(arguments):
 def _train(arguments):
     from kerasgan.networks import one_class
     from kerasgan.sources import load_films
-    from kerasgan.store import save_generator, write_model
-    from kerasgan.training import best_gan, fit_gan
+    from kerasgan.store import load_safely, save_generator, write_model
+    from kerasgan.training import PROJECTED, best_gan, fit_gan
 
     films = load_films(arguments.data, size=arguments.size)
     train = films.split("train").without_patients(set(films.split("test").patients))
     epochs = -(-arguments.steps // -(-len(train) // 32))
     classes, steps, folder = len(train.classes), arguments.steps, Path(arguments.folder)
-    gan = best_gan(arguments.size, arguments.width, classes, steps, seed=arguments.seed)
+    facts = {"seed": arguments.seed, "command": f"kerasgan train --steps {steps}"}
+    changes = {}
+    if arguments.encoder:
+        encoder = load_safely(arguments.encoder, "encoder")
+        changes = PROJECTED | {"encoder": encoder}
+        facts["command"] += f" --encoder {Path(arguments.encoder).name}"
+        facts["judged_by"] = f"features of {encoder.name}"
+    gan = best_gan(arguments.size, arguments.width, classes, steps, seed=arguments.seed, **changes)
     fit_gan(gan, train, epochs, folder)
     # Beside the checkpoint, not among the models to share: it knows its films (`membership`).
     write_model(gan.discriminator, folder / "discriminator.keras")
-    facts = {"seed": arguments.seed, "command": f"kerasgan train --steps {steps}"}
     for label, name in enumerate(train.classes):
         own, kind = one_class(gan.averaged, label), {"kind": "best", "epochs": epochs}
         kind["trained_with"] = list(train.classes)  # one network learnt all classes together

@@ -504,15 +504,15 @@ def _membership(real, everyone, test, discriminators, like):
 
 
 def verdicts(discriminator, images, label=None):
-    """A discriminator's logits, float32 (n,), of uint8 (n, h, w, 1) images of one class."""
+    """A discriminator's mean logits, float32 (n,), of uint8 (n, h, w, 1) images of one class."""
     from kerasgan.films import to_float
 
-    if discriminator.output_shape[1:] != (1,):
-        raise ValueError(f"not a discriminator: its outputs are {discriminator.output_shape}")
+    if not discriminator.name.endswith("discriminator") or len(discriminator.outputs) > 1:
+        raise ValueError(f"not a discriminator of logits alone: {discriminator.name}")
     inputs = to_float(images)
     if len(discriminator.inputs) > 1:
         inputs = [inputs, np.full(len(images), label)]
-    return discriminator.predict(inputs, batch_size=256, verbose=0)[:, 0]
+    return discriminator.predict(inputs, batch_size=256, verbose=0).mean(axis=1)
 
 
 def _halved_scores(real, fakes, encoder, patients, draws, seed):

@@ -11,7 +11,11 @@ from kerasgan.augment import AdaptiveAugment, DiffAugment
 from kerasgan.callbacks import Checkpoint, SampleGrid, StopOnNaN
 from kerasgan.films import to_uint8
 from kerasgan.gan import GAN
-from kerasgan.networks import build_discriminator, build_generator
+from kerasgan.networks import (
+    build_discriminator,
+    build_generator,
+    build_projected_discriminator,
+)
 from kerasgan.runs import begin
 
 
@@ -58,7 +62,11 @@ RECIPE = {
     "penalty_every": 1,
     "upsampling": "transposed",
     "deviation": False,
+    "encoder": None,
+    "momentum": 0.5,
 }
+
+PROJECTED = {"loss": "hinge"}  # what changes with an encoder
 
 
 def best_gan(size=64, width=32, n_classes=4, steps=6000, head="projection", seed=0, **changes):
@@ -76,7 +84,9 @@ def best_gan(size=64, width=32, n_classes=4, steps=6000, head="projection", seed
         seed: Integer seed of the initial weights, the noise and the augmentation.
         **changes: Changes of `RECIPE`: `norm`, `latent`, `upsampling` and `deviation` of the
             networks, `policy` of DiffAugment, or of ADA if `adaptive`, `ema`, `r1`, `r2` and
-            `penalty_every` of `GAN`, `loss`, and the `rate` that Adam begins with.
+            `penalty_every` of `GAN`, `loss`, the `rate` that Adam begins with and its `momentum`
+            (beta 1), and an `encoder` whose features the discriminator judges (then without
+            `norm`, `head` and `deviation`; see `build_projected_discriminator`).
 
     Returns:
         A compiled conditional `GAN`.
@@ -93,9 +103,14 @@ def best_gan(size=64, width=32, n_classes=4, steps=6000, head="projection", seed
     recipe = RECIPE | changes
     augment = AdaptiveAugment if recipe["adaptive"] else DiffAugment
     keras.utils.set_random_seed(seed)
+    if recipe["encoder"] is not None:
+        judge = build_projected_discriminator(recipe["encoder"], size, n_classes=n_classes)
+    else:
+        options = recipe["norm"], head, recipe["deviation"]
+        judge = build_discriminator(size, width, n_classes, *options)
     gan = GAN(
         build_generator(size, recipe["latent"], width, n_classes, recipe["upsampling"]),
-        build_discriminator(size, width, n_classes, recipe["norm"], head, recipe["deviation"]),
+        judge,
         augment=augment(recipe["policy"]) if recipe["policy"] else None,
         **{name: recipe[name] for name in ("ema", "r1", "r2", "penalty_every")},
         seed=seed,
@@ -103,7 +118,7 @@ def best_gan(size=64, width=32, n_classes=4, steps=6000, head="projection", seed
     rates = [
         keras.optimizers.schedules.CosineDecay(recipe["rate"], steps, alpha=0.1) for _ in range(2)
     ]
-    optimizers = [keras.optimizers.Adam(rate, beta_1=0.5, beta_2=0.99) for rate in rates]
+    optimizers = [keras.optimizers.Adam(rate, recipe["momentum"], 0.99) for rate in rates]
     gan.compile(*optimizers, loss=recipe["loss"])
     return gan
 

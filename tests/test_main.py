@@ -166,13 +166,16 @@ def test_train_saves_a_generator_per_class_without_the_test_patients(tmp_path, c
     films = simulate_films(16, size=16, films_per_patient=2, test_per_class=2)
     save_films(films, tmp_path / "films")
     folder = tmp_path / "out"
+    networks.build_resnet(16, width=2).save(tmp_path / "judge.keras")
     command = ["train", str(tmp_path / "films"), str(folder), "--size", "16", "--width", "2"]
+    command += ["--encoder", str(tmp_path / "judge.keras")]
     assert main([*command, "--steps", "2"]) == 0
     test = set(films.split("test").patients)
     for name in films.classes:
         assert store.load_model(folder / f"best-{name}").output_shape == (None, 16, 16, 1)
         card = store.read_card(folder / f"best-{name}")
         assert card["classes"] == [name] and not test & set(card["data"]["patients"])
+        assert card["command"].endswith("--encoder judge.keras") and "judged_by" in card
     assert main([*command, "--steps", "2"]) == 0, "finished: read back"
     assert "best-covid" in capsys.readouterr().out
     assert store.load_model(folder / "classifier-classic", "classifier").output_shape == (None, 4)

@@ -3,14 +3,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from kerasgan.gan import GAN
 from kerasgan.networks import (
     MinibatchDeviation,
     build_classifier,
     build_discriminator,
     build_generator,
+    build_projected_discriminator,
     build_resnet,
     one_class,
 )
+from kerasgan.store import load_safely
 
 
 def trainable(model):
@@ -150,3 +153,33 @@ def test_minibatch_deviation_sees_samples_that_are_alike(tmp_path):
     again = keras.models.load_model(tmp_path / "d.keras")
     images = rng.normal(size=(4, 16, 16, 1)).astype("float32")
     np.testing.assert_allclose(again(images), model(images), rtol=1e-5)
+
+
+def test_a_projected_discriminator_judges_frozen_features(tmp_path):
+    keras.utils.set_random_seed(0)
+    encoder = build_resnet(64, width=4)
+    model = build_projected_discriminator(encoder, 32, width=4, n_classes=3)
+    assert model.output_shape[1] > 16, "a logit for each place of each head"
+    frozen = model.get_layer("frozen_maps")
+    before = [weight.copy() for weight in frozen.get_weights()]
+    images = np.random.default_rng(0).uniform(-1, 1, (6, 32, 32, 1)).astype("float32")
+    same = np.repeat(images[:1], 3, axis=0)
+    assert np.ptp(model([same, np.arange(3)]), axis=0).max() > 0, "it reads the class"
+    gan = GAN(build_generator(32, width=2, n_classes=3), model, ema=0.0)
+    start = gan.generator.get_weights()
+    gan.compile(*(keras.optimizers.Adam(1e-2) for _ in range(2)), loss="hinge")
+    history = gan.fit(images, np.arange(6) % 3, epochs=2, verbose=0).history
+    assert np.isfinite(history["d_loss"]).all()
+    for weight, was in zip(frozen.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, was)
+    assert any((a != b).any() for a, b in zip(gan.generator.get_weights(), start, strict=True))
+    model.save(tmp_path / "discriminator.keras")
+    again = load_safely(tmp_path / "discriminator.keras")
+    inputs = [images, np.arange(6) % 3]
+    np.testing.assert_allclose(again(inputs), model(inputs), rtol=1e-4, atol=1e-5)
+    plain = build_projected_discriminator(encoder, 32, width=4)
+    assert plain(images).shape == (6, model.output_shape[1])
+    image = keras.Input((64, 64, 1))
+    flat = keras.Model(image, keras.layers.GlobalAveragePooling2D()(image), name="flat")
+    with pytest.raises(ValueError, match="flat has no feature maps"):
+        build_projected_discriminator(flat, 32)
