@@ -102,7 +102,9 @@ def _parser():
     quality.add_argument(
         "--discriminator", help="of the first FAKE, a .keras file: adds its attack on membership"
     )
-    quality.add_argument("--encoder", help="hog, an ImageNet architecture, or a .keras file")
+    quality.add_argument(
+        "--encoder", nargs="+", help="hog, an ImageNet architecture, or a .keras file; or several"
+    )
     quality.add_argument("--out", help="CSV file for the table; a figure is put beside it")
     quality.add_argument("--cards", action="store_true", help="write scores to the models' cards")
 
@@ -375,7 +377,7 @@ def _quality(arguments):
     if len(fakes) < len(arguments.fake):
         raise ValueError(f"generated sets need names of their own. Received: {arguments.fake}")
     authors = _samples(arguments.authors, real.classes) if arguments.authors else None
-    encoder = _encoder(arguments.encoder)
+    encoder = [_encoder(name) for name in arguments.encoder or [None]]
     discriminators = {}
     if arguments.discriminator:
         discriminators[next(iter(fakes))] = load_safely(Path(arguments.discriminator))

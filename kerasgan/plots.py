@@ -412,7 +412,7 @@ def plot_quality(table, metrics=("kid", "fid", "density", "coverage", "detectabi
     """Plots quality scores with their intervals, a panel per metric; a tick marks the floor.
 
     Args:
-        table: DataFrame of `quality.compare_films`.
+        table: DataFrame of `quality.compare_films`; of several encoders, the first is shown.
         metrics: The metrics shown, all of which the table holds.
         note: A banner.
 
@@ -420,6 +420,7 @@ def plot_quality(table, metrics=("kid", "fid", "density", "coverage", "detectabi
         The Figure.
     """
     better = {"kid": "lower", "fid": "lower", "detectability": "lower"}
+    table = table.drop_duplicates(["generator", "class", "metric"])
     classes = [kind for kind in table["class"].unique() if kind != "macro"]
     generators = sorted(table["generator"].unique(), key=lambda name: name != "authors")
     figure, axes = _figure(0.9 + 0.5 * len(classes), note, columns=len(metrics), sharey=True)

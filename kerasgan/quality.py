@@ -416,7 +416,8 @@ def compare_films(
     Args:
         real: the training `Films`.
         fakes: dict from a generator's name to dict from class to images; classes as in `real`.
-        encoder: an `Encoder`; the best that can be had by default.
+        encoder: an `Encoder`; the best that can be had by default. Of a list of them, those after
+            the first add rows for the scores of features alone.
         authors: dict from class to the published samples, or None.
         reference_set: name of the real films, for the table.
         test: test `Films`, or None.
@@ -430,7 +431,7 @@ def compare_films(
     Raises:
         ValueError: If a generator lacks samples of a class.
     """
-    encoder = encoder or best_encoder()
+    encoders = encoder if isinstance(encoder, (list, tuple)) else [encoder or best_encoder()]
     everyone = {**fakes, **({"authors": authors} if authors else {})}
     for name, sets in everyone.items():
         if missing := set(real.classes) - set(sets):
@@ -441,14 +442,18 @@ def compare_films(
         sets = {name: images[kind] for name, images in fakes.items()}
         theirs = authors[kind] if authors else None
         options = {"patients": own.patients, "class_name": kind, "reference_set": reference_set}
-        table = compare_sets(own.images, sets, encoder, theirs, **options, seed=seed)
-        tables += [table, _memorized(own, everyone, kind, table)]
+        first, *further = (
+            compare_sets(own.images, sets, each, theirs, **options, seed=seed) for each in encoders
+        )
+        tables += [first, _memorized(own, everyone, kind, first)]
+        tables += [table[table["metric"].isin(_OF_FEATURES)] for table in further]
     if test is not None:
         tables.append(_tstr(real, everyone, test, tables[0]))
         tables.append(_membership(real, everyone, test, discriminators or {}, tables[0]))
     table = pd.concat(tables, ignore_index=True)
-    theirs = table[table["generator"] == "authors"].set_index(["class", "metric"])["value"]
-    keys = pd.MultiIndex.from_frame(table[["class", "metric"]])
+    keys = ["class", "encoder", "metric"]
+    theirs = table[table["generator"] == "authors"].set_index(keys)["value"]
+    keys = pd.MultiIndex.from_frame(table[keys])
     table["authors"] = theirs.reindex(keys).to_numpy()
     return table
 
@@ -532,6 +537,9 @@ def _halved_scores(real, fakes, encoder, patients, draws, seed):
             half = [part[halves[0][:size]] for part in sets[None]]
             found[name].append(_scores(*half, images[drawn], features[drawn]))
     return {name: pd.DataFrame(scores) for name, scores in found.items()}
+
+
+_OF_FEATURES = ["kid", "fid", "precision", "recall", "density", "coverage"]
 
 
 def _scores(real, real_features, fake, fake_features):

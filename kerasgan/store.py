@@ -91,13 +91,15 @@ def add_scores(folder, table):
 
     Args:
         folder: Folder of the model.
-        table: DataFrame of the model's scores, of `kerasgan.quality.compare_sets`.
+        table: DataFrame of the model's scores, of `kerasgan.quality.compare_sets`; of several
+            encoders, the first counts.
 
     Raises:
         FileNotFoundError: If there is no card.
     """
     card = read_card(folder)
     columns = ["metric", "value", "low", "high", "floor", "authors", "reference_set", "encoder"]
+    table = table.drop_duplicates("metric")
     rows = json.loads(table[columns].round(4).to_json(orient="records"))
     card["scores"] = {row.pop("metric"): row for row in rows}
     write_text(Path(folder) / "card.json", json.dumps(card, indent=2) + "\n")

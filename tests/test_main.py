@@ -184,8 +184,8 @@ def test_train_saves_a_generator_per_class_without_the_test_patients(tmp_path, c
     noise = {name: rng.integers(0, 256, (16, 16, 16)).astype("uint8") for name in films.classes}
     np.savez(tmp_path / "noise.npz", **noise)
     words = ["quality", str(tmp_path / "films"), str(folder / "best"), str(tmp_path / "noise.npz")]
-    words += ["--authors", str(tmp_path / "noise.npz"), "--encoder", str(encoder), "--cards"]
-    words += ["--discriminator", str(folder / "discriminator.keras")]
+    words += ["--authors", str(tmp_path / "noise.npz"), "--encoder", str(encoder), "hog"]
+    words += ["--cards", "--discriminator", str(folder / "discriminator.keras")]
     assert main([*words, "--out", str(tmp_path / "quality.csv")]) == 0
     table = pd.read_csv(tmp_path / "quality.csv")
     assert set(table["generator"]) == {"best", "noise", "authors"}
@@ -195,9 +195,14 @@ def test_train_saves_a_generator_per_class_without_the_test_patients(tmp_path, c
     attacks = table[table["metric"] == "membership"]
     assert set(attacks.query("encoder == 'discriminator'")["generator"]) == {"best"}
     assert attacks["value"].between(0, 1).all() and len(attacks) == 4
-    assert table.query("metric == 'kid'")["encoder"].str.contains("encoder.keras").all()
+    kid = table.query("metric == 'kid'")
+    assert (kid.groupby(["generator", "class"])["encoder"].nunique() == 2).all()
+    assert kid["authors"].notna().all() and "HOG" not in set(
+        table.query("metric == 'sliced_wasserstein'")["encoder"]
+    )
     assert (tmp_path / "quality.png").read_bytes().startswith(b"\x89PNG")
-    assert "coverage" in store.read_card(folder / "best-normal")["scores"]
+    score = store.read_card(folder / "best-normal")["scores"]["coverage"]
+    assert score["encoder"].endswith("(encoder.keras)")
 
 
 @pytest.mark.slow
