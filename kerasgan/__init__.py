@@ -21,6 +21,7 @@ _NAMES = {
         "build_classifier",
         "build_discriminator",
         "build_generator",
+        "build_imagenet_encoder",
         "build_projected_discriminator",
         "build_resnet",
         "one_class",

@@ -80,7 +80,8 @@ def _parser():
     train.add_argument("--steps", type=_count, default=6_000, help="batches of 32, default 6000")
     train.add_argument("--seed", type=_seed, default=0)
     train.add_argument(
-        "--encoder", help=".keras file: the discriminator judges its features (projected GAN)"
+        "--encoder",
+        help="MobileNetV2 or a .keras file: the discriminator judges its features (projected GAN)",
     )
 
     synthesise = _command(commands, "synthesise", _synthesise, "draw images from a saved generator")
@@ -279,7 +280,7 @@ def _audit(arguments):
 
 
 def _train(arguments):
-    from kerasgan.networks import one_class
+    from kerasgan.networks import build_imagenet_encoder, one_class
     from kerasgan.sources import load_films
     from kerasgan.store import load_safely, save_generator, write_model
     from kerasgan.training import PROJECTED, best_gan, fit_gan
@@ -291,7 +292,10 @@ def _train(arguments):
     facts = {"seed": arguments.seed, "command": f"kerasgan train --steps {steps}"}
     changes = {}
     if arguments.encoder:
-        encoder = load_safely(arguments.encoder, "encoder")
+        if arguments.encoder == "MobileNetV2":
+            encoder = build_imagenet_encoder(arguments.size)
+        else:
+            encoder = load_safely(arguments.encoder, "encoder")
         changes = PROJECTED | {"encoder": encoder}
         facts["command"] += f" --encoder {Path(arguments.encoder).name}"
         facts["judged_by"] = f"features of {encoder.name}"

@@ -309,15 +309,48 @@ def build_projected_discriminator(encoder, size=64, width=32, n_classes=None):
     return keras.Model(inputs if n_classes else inputs[0], logits, name="projected_discriminator")
 
 
+def build_imagenet_encoder(size=64, weights="imagenet"):
+    """Builds MobileNetV2 of Keras Applications for grey images, to judge by or to learn from.
+
+    Args:
+        size: Side of the square images in pixels, a power of two from 32 to 512.
+        weights: `"imagenet"`, which Keras downloads once (14 MB), or `None` for random ones.
+
+    Returns:
+        A functional model, float32 (n, size, size, 1) in [-1, 1] -> features (n, 1280).
+
+    Raises:
+        OSError: If the weights are neither cached nor downloaded.
+        ValueError: If the size is out of range.
+
+    Reference:
+        Sandler et al. (2018), "MobileNetV2: inverted residuals and linear bottlenecks", arXiv
+        1801.04381.
+    """
+    from kerasgan.quality import weights_of
+
+    if _levels(size) < 3:
+        raise ValueError(f"size must be a power of two from 32 to 512. Received: size={size!r}")
+    image = layers.Input((size, size, 1), name="image")
+    colour = layers.Concatenate()([image] * 3)
+    options = {"include_top": False, "pooling": "avg", "input_tensor": colour, "weights": weights}
+    with weights_of("MobileNetV2"):
+        return keras.applications.MobileNetV2(**options)
+
+
 def _frozen_maps(encoder, size):
     """A frozen copy of the encoder: images of this size -> the last maps of each side from 4."""
     image = layers.Input((size, size, 1))
-    copy = keras.models.clone_model(encoder, input_tensors=image)
+    if len(encoder.inputs) > 1 or encoder.inputs[0].shape[3:] != (1,):
+        raise ValueError(f"{encoder.name} takes no grey images: its input is {encoder.input_shape}")
+    own = [image] if isinstance(encoder.input, list) else image
+    copy = keras.models.clone_model(encoder, input_tensors=own)
     copy.set_weights(encoder.get_weights())
+    sides = [2**level for level in range(2, _levels(size) + 2)]  # not those of padded maps
     last = {
         layer.output.shape[1]: layer.output
         for layer in copy.layers
-        if len(layer.output.shape) == 4 and 4 <= layer.output.shape[1] < size
+        if len(layer.output.shape) == 4 and layer.output.shape[1] in sides
     }
     if not last:
         raise ValueError(f"{encoder.name} has no feature maps of images of {size} pixels")

@@ -6,6 +6,7 @@ choice; `low` and `high` end a 95 % interval. Wrong shapes and sizes raise Value
 """
 
 import socket
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -85,18 +86,9 @@ class Encoder:
         import keras
 
         module, side = IMAGENET[architecture]
-        patience = socket.getdefaulttimeout()
-        socket.setdefaulttimeout(10)
-        try:
-            build = getattr(keras.applications, architecture)
+        build = getattr(keras.applications, architecture)
+        with weights_of(architecture):
             model = build(include_top=False, pooling="avg", input_shape=(side, side, 3))
-        except Exception as error:  # a failed download is a bare Exception in Keras
-            raise OSError(
-                f"No ImageNet weights of {architecture} ({error}). Connect once, or copy them into "
-                "~/.keras/models, or use Encoder.keras(path) or Encoder.hog()"
-            ) from error
-        finally:
-            socket.setdefaulttimeout(patience)
 
         def encode(images):
             colour = _resized(images, side).astype("float32").repeat(3, axis=-1)
@@ -104,6 +96,22 @@ class Encoder:
             return model.predict_on_batch(prepare(colour))
 
         return cls(f"ImageNet {architecture}", encode)
+
+
+@contextmanager
+def weights_of(architecture):
+    """Waits at most 10 s for a reply while Keras fetches ImageNet weights, and says what to do."""
+    patience = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(10)
+    try:
+        yield
+    except Exception as error:  # a failed download is a bare Exception in Keras
+        raise OSError(
+            f"No ImageNet weights of {architecture} ({error}). Connect once, or copy them into "
+            "~/.keras/models, or use Encoder.keras(path) or, for scores, Encoder.hog()"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(patience)
 
 
 def best_encoder(path=DOMAIN_ENCODER):

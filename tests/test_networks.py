@@ -9,6 +9,7 @@ from kerasgan.networks import (
     build_classifier,
     build_discriminator,
     build_generator,
+    build_imagenet_encoder,
     build_projected_discriminator,
     build_resnet,
     one_class,
@@ -179,6 +180,13 @@ def test_a_projected_discriminator_judges_frozen_features(tmp_path):
     np.testing.assert_allclose(again(inputs), model(inputs), rtol=1e-4, atol=1e-5)
     plain = build_projected_discriminator(encoder, 32, width=4)
     assert plain(images).shape == (6, model.output_shape[1])
+    mobile = build_imagenet_encoder(32, weights=None)
+    assert build_projected_discriminator(mobile, 32, 4, 3)(inputs).shape == (6, 64 // 4 * 3)
+    with pytest.raises(ValueError, match="32 to 512"):
+        build_imagenet_encoder(16)
+    dense = keras.Sequential([keras.Input((8,)), keras.layers.Dense(2)])
+    with pytest.raises(ValueError, match="takes no grey images"):
+        build_projected_discriminator(dense, 32)
     image = keras.Input((64, 64, 1))
     flat = keras.Model(image, keras.layers.GlobalAveragePooling2D()(image), name="flat")
     with pytest.raises(ValueError, match="flat has no feature maps"):
