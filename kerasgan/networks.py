@@ -257,7 +257,7 @@ def build_discriminator(
     return keras.Model([image, label], score, name="projection_discriminator")
 
 
-def build_projected_discriminator(encoder, size=64, width=32, n_classes=None):
+def build_projected_discriminator(encoder, size=64, width=32, n_classes=None, pixels=False):
     """Builds a discriminator that judges the feature maps of a frozen encoder, not the pixels.
 
     The last maps of each side, of at least 4 x 4, are mixed by fixed random 1 x 1 convolutions;
@@ -271,6 +271,7 @@ def build_projected_discriminator(encoder, size=64, width=32, n_classes=None):
         width: Channels of a head's first layer.
         n_classes: `None`, or the number of classes of a conditional GAN: the model then takes the
             class, int32 (n,), as a second input and judges by projection (Miyato and Koyama).
+        pixels: `True` adds a head for the image itself.
 
     Returns:
         A functional model, float32 (n, size, size, 1) in [-1, 1][, (n,)] -> logits (n, k), one for
@@ -290,9 +291,9 @@ def build_projected_discriminator(encoder, size=64, width=32, n_classes=None):
         _positive(n_classes=n_classes)
         inputs.append(layers.Input((), dtype="int32", name="class"))
     linear = layers.SpectralNormalization
-    logits = []
-    for x in _frozen_maps(encoder, size)(inputs[0]):
-        x = layers.Conv2D(width, 1, use_bias=False, trainable=False)(x)
+    logits, maps = [], _frozen_maps(encoder, size)(inputs[0])
+    maps = [layers.Conv2D(width, 1, use_bias=False, trainable=False)(x) for x in maps]
+    for x in [*([inputs[0]] if pixels else []), *maps]:
         channels = width
         while x.shape[1] > 4:
             x = linear(layers.Conv2D(channels, 4, 2, "same", use_bias=False))(x)

@@ -63,10 +63,11 @@ RECIPE = {
     "upsampling": "transposed",
     "deviation": False,
     "encoder": None,
+    "pixels": False,
     "momentum": 0.5,
 }
 
-PROJECTED = {"loss": "hinge"}  # what changes with an encoder
+PROJECTED = {"loss": "hinge", "pixels": True}  # what changes with an encoder
 
 
 def best_gan(size=64, width=32, n_classes=4, steps=6000, head="projection", seed=0, **changes):
@@ -85,8 +86,8 @@ def best_gan(size=64, width=32, n_classes=4, steps=6000, head="projection", seed
         **changes: Changes of `RECIPE`: `norm`, `latent`, `upsampling` and `deviation` of the
             networks, `policy` of DiffAugment, or of ADA if `adaptive`, `ema`, `r1`, `r2` and
             `penalty_every` of `GAN`, `loss`, the `rate` that Adam begins with and its `momentum`
-            (beta 1), and an `encoder` whose features the discriminator judges (then without
-            `norm`, `head` and `deviation`; see `build_projected_discriminator`).
+            (beta 1), and an `encoder` whose features the discriminator judges, and `pixels` too
+            if True (without `norm`, `head`, `deviation`; see `build_projected_discriminator`).
 
     Returns:
         A compiled conditional `GAN`.
@@ -104,7 +105,8 @@ def best_gan(size=64, width=32, n_classes=4, steps=6000, head="projection", seed
     augment = AdaptiveAugment if recipe["adaptive"] else DiffAugment
     keras.utils.set_random_seed(seed)
     if recipe["encoder"] is not None:
-        judge = build_projected_discriminator(recipe["encoder"], size, n_classes=n_classes)
+        options = {"n_classes": n_classes, "pixels": recipe["pixels"]}
+        judge = build_projected_discriminator(recipe["encoder"], size, **options)
     else:
         options = recipe["norm"], head, recipe["deviation"]
         judge = build_discriminator(size, width, n_classes, *options)

@@ -178,8 +178,8 @@ def test_a_projected_discriminator_judges_frozen_features(tmp_path):
     again = load_safely(tmp_path / "discriminator.keras")
     inputs = [images, np.arange(6) % 3]
     np.testing.assert_allclose(again(inputs), model(inputs), rtol=1e-4, atol=1e-5)
-    plain = build_projected_discriminator(encoder, 32, width=4)
-    assert plain(images).shape == (6, model.output_shape[1])
+    plain = build_projected_discriminator(encoder, 32, width=4, pixels=True)
+    assert plain(images).shape == (6, model.output_shape[1] + 16), "a head for the image"
     mobile = build_imagenet_encoder(32, weights=None)
     assert build_projected_discriminator(mobile, 32, 4, 3)(inputs).shape == (6, 64 // 4 * 3)
     with pytest.raises(ValueError, match="32 to 512"):
