@@ -38,13 +38,12 @@ VARIANTS = {
     "minibatch deviation": {"deviation": True},
     "adaptive (ADA)": {"adaptive": True, "policy": DiffAugment.STEPS},
     # With --features:
-    "projected": PROJECTED | {"pixels": False},
-    "projected, and pixels": PROJECTED,
-    "projected, momentum 0": PROJECTED | {"pixels": False, "momentum": 0.0},
-    "projected, rate 2e-4": PROJECTED | {"pixels": False, "rate": 2e-4},
+    "projected": PROJECTED,
+    "projected, and pixels": PROJECTED | {"pixels": True},
+    "projected, momentum 0": PROJECTED | {"momentum": 0.0},
+    "projected, rate 2e-4": PROJECTED | {"rate": 2e-4},
     "projected, non-saturating": {},
-    "projected, and colour": PROJECTED
-    | {"pixels": False, "policy": ("colour", "translation", "cutout")},
+    "projected, and colour": PROJECTED | {"policy": ("colour", "translation", "cutout")},
 }
 
 

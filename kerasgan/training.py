@@ -67,7 +67,7 @@ RECIPE = {
     "momentum": 0.5,
 }
 
-PROJECTED = {"loss": "hinge", "pixels": True}  # what changes with an encoder
+PROJECTED = {"loss": "hinge"}  # what changes with an encoder
 
 
 def best_gan(size=64, width=32, n_classes=4, steps=6000, head="projection", seed=0, **changes):
