@@ -1,4 +1,4 @@
-# make reproduce [PROFILE=smoke|quick|paper] [DATA=name-or-path] [RUN=name]   make test   make test-slow   make lint   make audit   make clean
+# make reproduce [PROFILE=smoke|quick|best|paper] [DATA=name-or-path] [RUN=name]   make test   make test-slow   make lint   make audit   make clean
 PYTHON ?= python3
 VENV ?= .venv
 PROFILE ?= quick

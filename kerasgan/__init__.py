@@ -62,7 +62,14 @@ _NAMES = {
         "source_confusion",
     ),
     "classify": ("CLASSIFIERS", "fit_steps", "grad_cam", "predict_mean"),
-    "training": ("best_gan", "fit_gan", "latent_walk", "read_sample_grids", "reference_gan"),
+    "training": (
+        "best_gan",
+        "fit_best",
+        "fit_gan",
+        "latent_walk",
+        "read_sample_grids",
+        "reference_gan",
+    ),
     "runs": ("PROFILES", "Profile", "Run"),
     "report": ("banner", "summary_table", "write_report"),
 }

@@ -56,7 +56,7 @@ def _parser():
 
     run = _command(commands, "run", _run, "execute the four notebooks and write the report")
     run.add_argument("name", nargs="?", default="reproduce", help="the run's folder in runs/")
-    run.add_argument("--profile", default="quick", help="smoke, quick (default) or paper")
+    run.add_argument("--profile", default="quick", help="smoke, quick (default), best or paper")
     run.add_argument("--data", default="auto", help="collection, folder, or simulated")
     run.add_argument("--seed", type=_seed, default=0)
 
@@ -280,33 +280,30 @@ def _audit(arguments):
 
 
 def _train(arguments):
-    from kerasgan.networks import build_imagenet_encoder, one_class
+    from kerasgan.networks import build_imagenet_encoder
     from kerasgan.sources import load_films
     from kerasgan.store import load_safely, save_generator, write_model
-    from kerasgan.training import PROJECTED, best_gan, fit_gan
+    from kerasgan.training import fit_best
 
     films = load_films(arguments.data, size=arguments.size)
     train = films.split("train").without_patients(set(films.split("test").patients))
-    epochs = -(-arguments.steps // -(-len(train) // 32))
-    classes, steps, folder = len(train.classes), arguments.steps, Path(arguments.folder)
+    steps, folder, encoder = arguments.steps, Path(arguments.folder), None
     facts = {"seed": arguments.seed, "command": f"kerasgan train --steps {steps}"}
-    changes = {}
     if arguments.encoder:
         if arguments.encoder == "MobileNetV2":
             encoder = build_imagenet_encoder(arguments.size)
         else:
             encoder = load_safely(arguments.encoder, "encoder")
-        changes = PROJECTED | {"encoder": encoder}
         facts["command"] += f" --encoder {Path(arguments.encoder).name}"
         facts["judged_by"] = f"features of {encoder.name}"
-    gan = best_gan(arguments.size, arguments.width, classes, steps, seed=arguments.seed, **changes)
-    fit_gan(gan, train, epochs, folder)
+    gan, history, own = fit_best(train, steps, folder, arguments.width, encoder, arguments.seed)
     # Beside the checkpoint, not among the models to share: it knows its films (`membership`).
     write_model(gan.discriminator, folder / "discriminator.keras")
-    for label, name in enumerate(train.classes):
-        own, kind = one_class(gan.averaged, label), {"kind": "best", "epochs": epochs}
-        kind["trained_with"] = list(train.classes)  # one network learnt all classes together
-        print(save_generator(own, folder / f"best-{name}", train.only(name), **kind, **facts))
+    # One network learnt all classes together.
+    kind = {"kind": "best", "epochs": len(history), "trained_with": list(train.classes)}
+    for name, generator in own.items():
+        place = folder / f"best-{name}"
+        print(save_generator(generator, place, train.only(name), **kind, **facts))
     _train_classifier(train, min(steps, 600), folder, facts)
 
 

@@ -31,6 +31,7 @@ class Profile:
         passes: Passes of the study's own evaluation.
         seeds: Seeds of the classifiers, added to the run's.
         ema: Decay of the averaged generator.
+        best_steps: Steps of the best GAN found, one for all classes, or 0: a DCGAN for each class.
         crossval: Settings of `cross_validate` in notebook 05.
         protocol: `"patient"`, or `"reference"` for the study's own split, which shares a patient.
     """
@@ -51,6 +52,7 @@ class Profile:
     seeds: tuple = (0,)
     ema: float = 0.99
     protocol: str = "patient"
+    best_steps: int = 0
     crossval: dict = field(default_factory=lambda: {"repeats": 2})
 
     @property
@@ -82,13 +84,13 @@ PROFILES = {
     "quick": Profile(
         size=64,
         width=24,
-        gan_epochs=100,
+        gan_epochs=80,
         gan_classic=0,
         live=True,
         learning_rates=(5e-4, 5e-4),
         classic=(125, 250, 500, 750),
         synthetic=(25, 125, 250, 500),
-        classifier_epochs=30,
+        classifier_epochs=25,
         classifier_batches=4,
         double_softmax=False,
         arms=("O1", "O1+C1", "O1+C3", "O1+C3+G1", "O1+C3+G3"),
@@ -111,6 +113,22 @@ PROFILES = {
         passes=100,
         ema=0.999,
         protocol="reference",
+    ),
+    "best": Profile(
+        size=64,
+        width=32,
+        gan_epochs=100,
+        gan_classic=0,
+        live=True,
+        learning_rates=(5e-4, 5e-4),
+        best_steps=4_000,
+        classic=(500, 1000, 2000, 3000),
+        synthetic=(100, 500, 1000, 2000),
+        classifier_epochs=150,
+        classifier_batches=4,
+        double_softmax=False,
+        arms=("O1", "O1+C1", "O1+C3", "O1+C3+G1", "O1+C3+G3"),
+        passes=50,
     ),
 }
 

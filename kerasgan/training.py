@@ -15,6 +15,7 @@ from kerasgan.networks import (
     build_discriminator,
     build_generator,
     build_projected_discriminator,
+    one_class,
 )
 from kerasgan.runs import begin
 
@@ -165,6 +166,37 @@ def fit_gan(gan, films, epochs, folder, batch_size=32, every=10, grids=8):
     if stop.reason:
         raise FloatingPointError(f"{stop.reason}. The last good state is in {folder}")
     return pd.DataFrame(checkpoint.history)
+
+
+def fit_best(films, steps, folder, width=32, encoder=None, seed=0):
+    """Trains `best_gan` on all classes at once, with exact resume.
+
+    Args:
+        films: The training `Films`.
+        steps: Batches of 32 films, rounded up to whole epochs.
+        folder: Folder of the checkpoint and the grids, as in `fit_gan`.
+        width: Width of both networks.
+        encoder: `None`, or a Keras encoder whose features the discriminator judges.
+        seed: Integer seed of everything random.
+
+    Returns:
+        `(gan, history, generators)`: the conditional `GAN`, the history as of `fit_gan`, and a
+        dict from each class to its own unconditional generator.
+
+    Raises:
+        FloatingPointError: If the training produced NaN.
+        ValueError: If the folder's training is of other films, another seed or another network.
+
+    Example:
+        >>> gan, history, generators = fit_best(train, 4000, "runs/best", encoder=encoder)
+    """
+    n_classes, changes = len(films.classes), {}
+    if encoder is not None:
+        changes = PROJECTED | {"encoder": encoder}
+    gan = best_gan(films.size, width, n_classes, steps, seed=seed, **changes)
+    history = fit_gan(gan, films, -(-steps // -(-len(films) // 32)), folder)
+    own = {name: one_class(gan.averaged, label) for label, name in enumerate(films.classes)}
+    return gan, history, own
 
 
 def read_sample_grids(folder):

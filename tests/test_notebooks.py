@@ -104,3 +104,30 @@ def test_notebook_is_clean(path):
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             assert len(json.dumps(output)) < 300_000
+
+
+@pytest.mark.slow
+def test_the_profile_best_trains_one_network_for_all_classes(tmp_path, monkeypatch):
+    papermill = pytest.importorskip("papermill")
+    monkeypatch.setenv("KERASGAN_RUNS", str(tmp_path))
+    small = nbformat.v4.new_code_cell(
+        "import dataclasses\n"
+        "from kerasgan.runs import PROFILES\n"
+        "small = {'size': 32, 'best_steps': 4}\n"
+        "PROFILES['best'] = dataclasses.replace(PROFILES['smoke'], **small)"
+    )
+    for path in NOTEBOOKS[:3]:
+        notebook = nbformat.read(path, 4)
+        notebook.cells.insert(0, small)
+        nbformat.write(notebook, tmp_path / path.name)
+        papermill.execute_notebook(
+            tmp_path / path.name,
+            tmp_path / path.name,
+            {"PROFILE": "best", "DATA": "simulated"},
+            cwd=path.parent,
+            progress_bar=False,
+            kernel_name="python3",
+        )
+    cards = sorted((tmp_path / "tutorial" / "models").glob("*/card.json"))
+    assert len(cards) == 4 and all(json.loads(c.read_text())["kind"] == "best" for c in cards)
+    assert (tmp_path / "tutorial" / "gans" / "all" / "checkpoint").is_dir()
