@@ -93,7 +93,9 @@ def _parser():
     synthesise.add_argument("--screen", help="films trained on: leave out what comes near to one")
 
     quality = _command(commands, "quality", _quality, "measure generated images beside real ones")
-    quality.add_argument("real", help="collection or folder of real films, the training side")
+    quality.add_argument(
+        "real", help="collection or folder of real films, the training side; read at FAKE's size"
+    )
     quality.add_argument(
         "fake",
         nargs="+",
@@ -371,12 +373,14 @@ def _quality(arguments):
     from kerasgan.sources import load_films
     from kerasgan.store import load_safely
 
-    films = load_films(arguments.real)
-    real, test = films.split("train"), films.split("test")
-    real = real.without_patients(set(test.patients))
-    fakes = {Path(path).stem: _samples(path, real.classes) for path in arguments.fake}
+    classes = load_films(arguments.real).classes
+    fakes = {Path(path).stem: _samples(path, classes) for path in arguments.fake}
     if len(fakes) < len(arguments.fake):
         raise ValueError(f"generated sets need names of their own. Received: {arguments.fake}")
+    size = next(iter(fakes.values()))[classes[0]].shape[1]
+    films = load_films(arguments.real, size=size)
+    real, test = films.split("train"), films.split("test")
+    real = real.without_patients(set(test.patients))
     authors = _samples(arguments.authors, real.classes) if arguments.authors else None
     encoder = [_encoder(name) for name in arguments.encoder or [None]]
     discriminators = {}
