@@ -262,7 +262,7 @@ def build_projected_discriminator(encoder, size=64, width=32, n_classes=None, pi
 
     The last maps of each side, of at least 4 x 4, are mixed by fixed random 1 x 1 convolutions;
     a small head for each, with spectral and batch normalization, gives logits place by place. On
-    a few dozen images it learns in a sixth of the steps that `build_discriminator` takes.
+    a few dozen images it learns in far fewer steps than `build_discriminator` (results/RESULTS.md).
 
     Args:
         encoder: Functional model, float32 (n, h, h, 1) in [-1, 1] -> features, of convolutions
@@ -346,7 +346,10 @@ def _frozen_maps(encoder, size):
         raise ValueError(f"{encoder.name} takes no grey images: its input is {encoder.input_shape}")
     own = [image] if isinstance(encoder.input, list) else image
     copy = keras.models.clone_model(encoder, input_tensors=own)
-    copy.set_weights(encoder.get_weights())
+    try:
+        copy.set_weights(encoder.get_weights())
+    except ValueError as error:
+        raise ValueError(f"{encoder.name} takes images of one size only, not of {size}") from error
     sides = [2**level for level in range(2, _levels(size) + 2)]  # not those of padded maps
     last = {
         layer.output.shape[1]: layer.output

@@ -187,6 +187,8 @@ def test_a_projected_discriminator_judges_frozen_features(tmp_path):
     dense = keras.Sequential([keras.Input((8,)), keras.layers.Dense(2)])
     with pytest.raises(ValueError, match="takes no grey images"):
         build_projected_discriminator(dense, 32)
+    with pytest.raises(ValueError, match="one size only"):
+        build_projected_discriminator(build_classifier(16), 32)
     image = keras.Input((64, 64, 1))
     flat = keras.Model(image, keras.layers.GlobalAveragePooling2D()(image), name="flat")
     with pytest.raises(ValueError, match="flat has no feature maps"):
