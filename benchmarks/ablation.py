@@ -18,7 +18,7 @@ import kerasgan as kg
 from kerasgan import quality
 from kerasgan.augment import DiffAugment
 from kerasgan.store import load_safely
-from kerasgan.training import PROJECTED, best_gan
+from kerasgan.training import best_gan
 
 VARIANTS = {
     "best": {},
@@ -38,12 +38,12 @@ VARIANTS = {
     "minibatch deviation": {"deviation": True},
     "adaptive (ADA)": {"adaptive": True, "policy": DiffAugment.STEPS},
     # With --features:
-    "projected": PROJECTED,
-    "projected, and pixels": PROJECTED | {"pixels": True},
-    "projected, momentum 0": PROJECTED | {"momentum": 0.0},
-    "projected, rate 2e-4": PROJECTED | {"rate": 2e-4},
-    "projected, non-saturating": {},
-    "projected, and colour": PROJECTED | {"policy": ("colour", "translation", "cutout")},
+    "projected": {},
+    "projected, and pixels": {"pixels": True},
+    "projected, momentum 0": {"momentum": 0.0},
+    "projected, rate 2e-4": {"rate": 2e-4},
+    "projected, non-saturating": {"loss": "non_saturating"},
+    "projected, and colour": {"policy": ("colour", "translation", "cutout")},
 }
 
 
@@ -106,10 +106,9 @@ def main():
         if same.any():
             continue
         started, shape = time.monotonic(), {"size": given.size, "n_classes": len(train.classes)}
-        changes = dict(VARIANTS[name])
         if projected(name):
-            changes["encoder"] = load_safely(Path(given.features), "encoder")
-        gan = best_gan(**shape, steps=given.steps, seed=given.seed, **changes)
+            shape["encoder"] = load_safely(given.features, "encoder")
+        gan = best_gan(**shape, steps=given.steps, seed=given.seed, **VARIANTS[name])
         epochs = -(-given.steps // -(-len(seen) // 32))
         batches = seen.batches(32, seed=given.seed, labels=True)
         gan.fit(batches, epochs=epochs, verbose=0, shuffle=False)

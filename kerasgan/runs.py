@@ -5,7 +5,7 @@ import os
 import time
 import zipfile
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 MAX_BYTES = 2**31  # of an archive when unpacked: beyond, it is no file of ours but a bomb
@@ -114,23 +114,17 @@ PROFILES = {
         ema=0.999,
         protocol="reference",
     ),
-    "best": Profile(
-        size=64,
-        width=32,
-        gan_epochs=100,
-        gan_classic=0,
-        live=True,
-        learning_rates=(5e-4, 5e-4),
-        best_steps=4_000,
-        classic=(500, 1000, 2000, 3000),
-        synthetic=(100, 500, 1000, 2000),
-        classifier_epochs=150,
-        classifier_batches=4,
-        double_softmax=False,
-        arms=("O1", "O1+C1", "O1+C3", "O1+C3+G1", "O1+C3+G3"),
-        passes=50,
-    ),
 }
+PROFILES["best"] = replace(
+    PROFILES["quick"],
+    width=32,
+    gan_epochs=100,
+    best_steps=4_000,
+    classic=PROFILES["paper"].classic,
+    synthetic=PROFILES["paper"].synthetic,
+    classifier_epochs=150,
+    crossval={"repeats": 2},
+)
 
 
 def default_root():

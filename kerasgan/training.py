@@ -68,7 +68,7 @@ RECIPE = {
     "momentum": 0.5,
 }
 
-PROJECTED = {"loss": "hinge"}  # what changes with an encoder
+_PROJECTED = {"loss": "hinge"}  # what changes with an encoder
 
 
 def best_gan(size=64, width=32, n_classes=4, steps=6000, head="projection", seed=0, **changes):
@@ -88,7 +88,8 @@ def best_gan(size=64, width=32, n_classes=4, steps=6000, head="projection", seed
             networks, `policy` of DiffAugment, or of ADA if `adaptive`, `ema`, `r1`, `r2` and
             `penalty_every` of `GAN`, `loss`, the `rate` that Adam begins with and its `momentum`
             (beta 1), and an `encoder` whose features the discriminator judges, and `pixels` too
-            if True (without `norm`, `head`, `deviation`; see `build_projected_discriminator`).
+            if True (without `norm`, `head`, `deviation`; see `build_projected_discriminator`);
+            the `loss` is then the hinge loss unless another is named.
 
     Returns:
         A compiled conditional `GAN`.
@@ -102,10 +103,11 @@ def best_gan(size=64, width=32, n_classes=4, steps=6000, head="projection", seed
     """
     if unknown := set(changes) - set(RECIPE):
         raise ValueError(f"changes are of {sorted(RECIPE)}. Received: {sorted(unknown)}")
-    recipe = RECIPE | changes
+    projected = changes.get("encoder") is not None
+    recipe = RECIPE | (_PROJECTED if projected else {}) | changes
     augment = AdaptiveAugment if recipe["adaptive"] else DiffAugment
     keras.utils.set_random_seed(seed)
-    if recipe["encoder"] is not None:
+    if projected:
         options = {"n_classes": n_classes, "pixels": recipe["pixels"]}
         judge = build_projected_discriminator(recipe["encoder"], size, **options)
     else:
@@ -190,10 +192,7 @@ def fit_best(films, steps, folder, width=32, encoder=None, seed=0):
     Example:
         >>> gan, history, generators = fit_best(train, 4000, "runs/best", encoder=encoder)
     """
-    n_classes, changes = len(films.classes), {}
-    if encoder is not None:
-        changes = PROJECTED | {"encoder": encoder}
-    gan = best_gan(films.size, width, n_classes, steps, seed=seed, **changes)
+    gan = best_gan(films.size, width, len(films.classes), steps, seed=seed, encoder=encoder)
     history = fit_gan(gan, films, -(-steps // -(-len(films) // 32)), folder)
     own = {name: one_class(gan.averaged, label) for label, name in enumerate(films.classes)}
     return gan, history, own
