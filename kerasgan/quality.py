@@ -365,7 +365,8 @@ def compare_sets(
     Args:
         real: images of one class.
         fakes: dict from a generator's name to its images, preferably no fewer than the real ones.
-        encoder: an `Encoder`.
+        encoder: an `Encoder`, or several: those after the first add rows for the scores of
+            features alone.
         authors: the published samples; with them all sets are stretched, as they were when saved.
         patients: patients of the real films.
         class_name: class of the films, for the table.
@@ -386,21 +387,19 @@ def compare_sets(
                 f"a set needs at least 12 images, as large as the real ones. Received: {name} of "
                 f"{class_name} {images.shape}, real {real.shape}"
             )
-    found = _halved_scores(real, fakes, encoder, patients, draws, seed)
-    rows = []
+    encoders = _listed(encoder)
+    found, rows = _halved_scores(real, fakes, encoders, patients, draws, seed), []
     for name, images in fakes.items():
-        for metric, value in found[name].mean().items():
-            margin = 1.96 * found[name][metric].std()
-            floor = found[None][metric].mean()
-            rows.append((name, metric, value, value - margin, value + margin, floor))
-        rows.append((name, "detectability", *detectability(real, images, patients, seed), 0.5))
-    table = pd.DataFrame(rows, columns=["generator", "metric", "value", "low", "high", "floor"])
-    theirs = table[table["generator"] == "authors"].set_index("metric")["value"]
-    table["authors"] = table["metric"].map(theirs)
+        for key, values in found[name].items():
+            mean, margin, floor = values.mean(), 1.96 * values.std(), found[None][key].mean()
+            rows.append((name, *key, mean, mean - margin, mean + margin, floor))
+        told = detectability(real, images, patients, seed)
+        rows.append((name, encoders[0].name, "detectability", *told, 0.5))
+    columns = ["generator", "encoder", "metric", "value", "low", "high", "floor"]
+    table = pd.DataFrame(rows, columns=columns)
     table.insert(1, "class", class_name)
     table.insert(2, "reference_set", reference_set)
-    table.insert(3, "encoder", encoder.name)
-    return table
+    return _beside_authors(table)
 
 
 def compare_films(
@@ -424,8 +423,7 @@ def compare_films(
     Args:
         real: the training `Films`.
         fakes: dict from a generator's name to dict from class to images; classes as in `real`.
-        encoder: an `Encoder`; the best that can be had by default. Of a list of them, those after
-            the first add rows for the scores of features alone.
+        encoder: as of `compare_sets`; the best that can be had by default.
         authors: dict from class to the published samples, or None.
         reference_set: name of the real films, for the table.
         test: test `Films`, or None.
@@ -439,7 +437,7 @@ def compare_films(
     Raises:
         ValueError: If a generator lacks samples of a class.
     """
-    encoders = encoder if isinstance(encoder, (list, tuple)) else [encoder or best_encoder()]
+    encoders = _listed(encoder or best_encoder())
     everyone = {**fakes, **({"authors": authors} if authors else {})}
     for name, sets in everyone.items():
         if missing := set(real.classes) - set(sets):
@@ -450,20 +448,24 @@ def compare_films(
         sets = {name: images[kind] for name, images in fakes.items()}
         theirs = authors[kind] if authors else None
         options = {"patients": own.patients, "class_name": kind, "reference_set": reference_set}
-        first, *further = (
-            compare_sets(own.images, sets, each, theirs, **options, seed=seed) for each in encoders
-        )
-        tables += [first, _memorized(own, everyone, kind, first)]
-        tables += [table[table["metric"].isin(_OF_FEATURES)] for table in further]
+        tables.append(compare_sets(own.images, sets, encoders, theirs, **options, seed=seed))
+        tables.append(_memorized(own, everyone, kind, tables[-1]))
     if test is not None:
         tables.append(_tstr(real, everyone, test, tables[0]))
         tables.append(_membership(real, everyone, test, discriminators or {}, tables[0]))
-    table = pd.concat(tables, ignore_index=True)
+    return _beside_authors(pd.concat(tables, ignore_index=True))
+
+
+def _listed(encoder):
+    return list(encoder) if isinstance(encoder, (list, tuple)) else [encoder]
+
+
+def _beside_authors(table):
+    """The table with a column of the authors' samples' score by the same measure."""
     keys = ["class", "encoder", "metric"]
     theirs = table[table["generator"] == "authors"].set_index(keys)["value"]
-    keys = pd.MultiIndex.from_frame(table[keys])
-    table["authors"] = theirs.reindex(keys).to_numpy()
-    return table
+    theirs = theirs.reindex(pd.MultiIndex.from_frame(table[keys]))
+    return table.assign(authors=theirs.to_numpy())
 
 
 def _memorized(own, everyone, kind, like):
@@ -528,11 +530,13 @@ def verdicts(discriminator, images, label=None):
     return discriminator.predict(inputs, batch_size=256, verbose=0).mean(axis=1)
 
 
-def _halved_scores(real, fakes, encoder, patients, draws, seed):
+def _halved_scores(real, fakes, encoders, patients, draws, seed):
+    """For each set, None the real films', a DataFrame: a row a half, (encoder, metric) columns."""
     # The deviation over half samples is the standard error on the whole (delete-half jackknife);
     # drawing with replacement repeats films, which FID and neighbours mistake for mode collapse.
-    sets = {name: (images, encoder(images)) for name, images in {None: real, **fakes}.items()}
-    most = min(len(images) for images, _ in sets.values()) // 2
+    sets = {None: real, **fakes}
+    features = {name: [encoder(x) for encoder in encoders] for name, x in sets.items()}
+    names, most = [encoder.name for encoder in encoders], min(map(len, sets.values())) // 2
     rng, patients = np.random.default_rng(seed), group_positions(patients, len(real))
     found = {name: [] for name in sets}
     for _ in range(draws):
@@ -540,26 +544,28 @@ def _halved_scores(real, fakes, encoder, patients, draws, seed):
         for i in rng.permutation(len(patients)):  # each patient whole, to the smaller half
             min(halves, key=len).extend(patients[i])
         size = min(most, *map(len, halves))
-        for name, (images, features) in sets.items():
+        half = halves[0][:size]
+        for name, images in sets.items():
             drawn = halves[1][:size] if name is None else rng.permutation(len(images))[:size]
-            half = [part[halves[0][:size]] for part in sets[None]]
-            found[name].append(_scores(*half, images[drawn], features[drawn]))
+            pairs = zip(features[None], features[name], strict=True)
+            scores = [_feature_scores(a[half], b[drawn]) for a, b in pairs]
+            scores[0] |= _pixel_scores(real[half], images[drawn])
+            by_encoder = zip(names, scores, strict=True)
+            found[name].append({(n, m): value for n, row in by_encoder for m, value in row.items()})
     return {name: pd.DataFrame(scores) for name, scores in found.items()}
 
 
-_OF_FEATURES = ["kid", "fid", "precision", "recall", "density", "coverage"]
+def _feature_scores(real, fake):
+    precision, recall = precision_recall(real, fake)
+    density, coverage = density_coverage(real, fake)
+    scores = {"kid": _mmd(real, fake), "fid": fid(real, fake)}
+    scores |= {"precision": precision, "recall": recall}
+    return scores | {"density": density, "coverage": coverage}
 
 
-def _scores(real, real_features, fake, fake_features):
-    features = real_features, fake_features
-    return {
-        "kid": _mmd(*features),
-        "fid": fid(*features),
-        **dict(zip(("precision", "recall"), precision_recall(*features), strict=True)),
-        **dict(zip(("density", "coverage"), density_coverage(*features), strict=True)),
-        "sliced_wasserstein": np.mean(list(sliced_wasserstein(real, fake).values())),
-        "diversity": diversity(fake, pairs=100),
-    }
+def _pixel_scores(real, fake):
+    distance = np.mean(list(sliced_wasserstein(real, fake).values()))
+    return {"sliced_wasserstein": distance, "diversity": diversity(fake, pairs=100)}
 
 
 def _mmd(real, fake):
