@@ -89,7 +89,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     def _save(self, epoch):
         state = {f"v{i}": np.asarray(v) for i, v in enumerate(_variables(self.model))}
-        if not _is_chief(self.model) or not _all_finite(state.values()):
+        if not is_chief(self.model) or not _all_finite(state.values()):
             return
         partial = self.folder / "partial.npz"
         try:
@@ -104,7 +104,7 @@ class Checkpoint(keras.callbacks.Callback):
             partial.unlink(missing_ok=True)
 
 
-def _is_chief(model):
+def is_chief(model):
     """Whether this process writes files: one does where several train together."""
     return model.distribute_strategy.extended.should_checkpoint
 
@@ -216,7 +216,7 @@ class SampleGrid(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         """Draws and writes a grid when one is due."""
         due = epoch + 1 == self.params.get("epochs") or (epoch + 1) % self.every == 0
-        if not due or self.model.stop_training or not _is_chief(self.model):
+        if not due or self.model.stop_training or not is_chief(self.model):
             return
         import cv2
 

@@ -8,7 +8,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from kerasgan.augment import AdaptiveAugment, DiffAugment
-from kerasgan.callbacks import Checkpoint, SampleGrid, StopOnNaN
+from kerasgan.callbacks import Checkpoint, SampleGrid, StopOnNaN, is_chief
 from kerasgan.films import to_uint8
 from kerasgan.gan import GAN
 from kerasgan.networks import (
@@ -148,7 +148,8 @@ def fit_gan(gan, films, epochs, folder, batch_size=32, every=10, grids=8):
         ValueError: If the folder's training is of other films, another seed or another network.
     """
     folder = Path(folder)
-    begin(folder, {}, films=films.hash, seed=gan.seed, batch_size=batch_size)
+    if is_chief(gan):  # of several workers that share the folder, one writes
+        begin(folder, {}, films=films.hash, seed=gan.seed, batch_size=batch_size)
     checkpoint, stop = Checkpoint(folder / "checkpoint", every), StopOnNaN()
     first = checkpoint.restore(gan)
     if first < epochs:
