@@ -302,10 +302,10 @@ def _train(arguments):
     # Beside the checkpoint, not among the models to share: it knows its films (`membership`).
     write_model(gan.discriminator, folder / "discriminator.keras")
     # One network learnt all classes together.
-    kind = {"kind": "best", "epochs": len(history), "trained_with": list(train.classes)}
+    facts_of_all = {"trained_with": train, "kind": "best", "epochs": len(history), **facts}
     for name, generator in own.items():
         place = folder / f"best-{name}"
-        print(save_generator(generator, place, train.only(name), **kind, **facts))
+        print(save_generator(generator, place, train.only(name), **facts_of_all))
     _train_classifier(train, min(steps, 600), folder, facts)
 
 

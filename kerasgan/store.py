@@ -26,7 +26,7 @@ _LICENCE = (
 )
 
 
-def save_generator(generator, folder, trained_on, **facts):
+def save_generator(generator, folder, trained_on, trained_with=None, **facts):
     """Saves a generator with its card and a grid of samples, replacing what was there.
 
     Samples that `kerasgan.quality.memorization` takes for copies of a film are not shown.
@@ -34,7 +34,10 @@ def save_generator(generator, folder, trained_on, **facts):
     Args:
         generator: A `GAN`, whose averaged generator is saved, or a generator model.
         folder: Folder `<kind>-<class>`, made if missing.
-        trained_on: The `Films` it was trained on; name, hash and patients go on the card.
+        trained_on: The `Films` of what it draws that it was trained on; name, hash and patients
+            go on the card.
+        trained_with: The `Films` of all classes, if it is one class of a conditional generator:
+            the card then names the patients of all.
         **facts: Further entries of the card, such as `seed`, `epochs`, `scores`.
 
     Returns:
@@ -55,8 +58,10 @@ def save_generator(generator, folder, trained_on, **facts):
     shown = [_not_copies(draw(generator, 2 * count, label), own)[:count] for own, label in kinds]
     images = np.concatenate(shown)
     facts = {"latent": latent, "conditional": conditional, **facts}
+    if trained_with is not None:
+        facts["trained_with"] = list(trained_with.classes)
     facts["samples"] = "samples.png" if len(images) else "none: all drawn were near copies"
-    return _save(generator, "generator", folder, trained_on, facts, images)
+    return _save(generator, "generator", folder, trained_on, facts, images, trained_with)
 
 
 def _not_copies(images, films):
@@ -105,8 +110,8 @@ def add_scores(folder, table):
     write_text(Path(folder) / "card.json", json.dumps(card, indent=2) + "\n")
 
 
-def _save(model, role, folder, trained_on, facts, images=None):
-    folder = Path(folder)
+def _save(model, role, folder, trained_on, facts, images=None, trained_with=None):
+    folder, seen = Path(folder), trained_on if trained_with is None else trained_with
     folder.mkdir(parents=True, exist_ok=True)
     card = {
         "role": role,
@@ -120,7 +125,7 @@ def _save(model, role, folder, trained_on, facts, images=None):
             "note": trained_on.note,
             "films": len(trained_on),
             "hash": trained_on.hash,
-            "patients": sorted({str(patient) for patient in trained_on.patients}),
+            "patients": sorted({str(patient) for patient in seen.patients}),
         },
         **facts,
         "versions": _versions(),

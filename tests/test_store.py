@@ -11,7 +11,7 @@ import pytest
 from kerasgan import runs
 from kerasgan.__main__ import main
 from kerasgan.gan import draw
-from kerasgan.networks import build_classifier, build_generator
+from kerasgan.networks import build_classifier, build_generator, one_class
 from kerasgan.reading import read_film
 from kerasgan.store import (
     check_trained_on,
@@ -37,6 +37,16 @@ def test_a_reloaded_generator_draws_equal_images(saved):
     np.testing.assert_array_equal(draw(load_model(folder), 5), draw(generator, 5))
     assert read_film(folder / "samples.png").shape == (4 * 16, 8 * 16)
     assert sorted(os.listdir(folder)) == ["card.json", "generator.keras", "samples.png"]
+
+
+def test_the_card_of_one_class_of_a_conditional_gan_names_all_patients(films16, tmp_path):
+    train = films16.split("train")
+    own = one_class(build_generator(16, width=4, n_classes=len(train.classes)), 0)
+    card = read_card(save_generator(own, tmp_path / "g", train.only("covid"), trained_with=train))
+    assert card["classes"] == ["covid"] and card["trained_with"] == list(train.classes)
+    assert set(card["data"]["patients"]) == set(train.patients)
+    with pytest.raises(ValueError, match="patients of the test films"):
+        check_trained_on(card, train.only("covid"), train.only("normal"))
 
 
 def test_it_loads_with_plain_keras_without_this_package(saved):
