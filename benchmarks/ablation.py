@@ -71,6 +71,7 @@ def measure(gan, seen, held_out, encoder, count=300):
                 "detectability": quality.detectability(own.images, images, own.patients)[0],
                 "memorized": flagged.mean(),
                 "diversity": quality.diversity(images),
+                "fingerprint": quality.fingerprint(images),
             }
         )
     return pd.DataFrame(rows).mean()

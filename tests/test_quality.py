@@ -184,6 +184,18 @@ def test_diversity_falls_from_collapse_to_variety():
         quality.diversity(films(1))
 
 
+def test_a_fingerprint_is_what_all_images_share():
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 12, (40, *films(1)[0].shape))
+    assert quality.fingerprint(np.repeat(films(1), 5, axis=0)) == pytest.approx(1)
+    assert quality.fingerprint(np.uint8(128 + noise)) == pytest.approx(0, abs=0.02)
+    half = np.clip(128 + noise + noise[:1], 0, 255).astype(np.uint8)  # as much shared as not
+    assert quality.fingerprint(half[1:]) == pytest.approx(0.5, abs=0.05)
+    assert quality.fingerprint(half[1:11]) == pytest.approx(0.5, abs=0.05)  # however few
+    with pytest.raises(ValueError, match="at least two"):
+        quality.fingerprint(films(1))
+
+
 # --- copying ---
 
 
