@@ -50,6 +50,7 @@ def audit(films):
     ring = border_auc(films)
     found = [
         *_shared_patients(films),
+        *_unknown_patients(films),
         *_duplicates(films),
         *_confounds(films, ring),
         *_unread(films.skipped, unread),
@@ -105,6 +106,17 @@ def _shared_patients(films):
             "serious",
             f"patient {patient} is on both sides of the split ({places}): scores on the test films "
             "are too good; take the patient out of the training films",
+        )
+
+
+def _unknown_patients(films):
+    unknown = (films.index["patient"] == "").sum()
+    if unknown:
+        yield (
+            "warning",
+            f"the patients of {unknown} films are not known, so each counts as a patient: films of "
+            "one person may be on both sides of the split; say who is who in an index.csv with "
+            "the column patient, or by a pattern of the file names (--patients)",
         )
 
 

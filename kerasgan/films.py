@@ -191,9 +191,10 @@ class Films:
     @property
     def patients(self):
         """The patients, (n,) strings; a film of an unknown patient is a patient by itself."""
-        own = "film:" + self.index["class"] + "/" + self.index["filename"]
-        known = self.index["patient"] != ""
-        return self.index["patient"].where(known, own).to_numpy(object)
+        index = self.index  # train/ and test/ folders may number their films alike
+        own = "film:" + index["split"] + "/" + index["class"] + "/" + index["filename"]
+        known = index["patient"] != ""
+        return index["patient"].where(known, own).to_numpy(object)
 
     @property
     def hash(self):

@@ -346,7 +346,8 @@ def _with_split(index, test_share, seed):
     if (people < 2).any():
         raise ValueError(
             f"a class needs films of at least two patients to be split. Received: "
-            f"{people.to_dict()}; add films, or make train/ and test/ folders yourself"
+            f"{people.to_dict()}; add films, make train/ and test/ folders yourself, or, if the "
+            "file names were to tell the patients apart, check the pattern"
         )
     folds = max(2, min(round(1 / test_share), int(people.min())))
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)

@@ -19,7 +19,12 @@ def noise(n=40, patients=None, split="train"):
 
 
 def test_noise_is_innocent():
-    assert findings(noise()) == "nothing found"
+    assert findings(noise(patients=[f"p{i}" for i in range(40)])) == "nothing found"
+
+
+def test_unknown_patients_are_named():
+    some = noise(patients=["p"] + [""] * 39)
+    assert "patients of 39 films are not known" in findings(some, "warning")
 
 
 def test_a_patient_on_both_sides_comes_first():

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -187,6 +188,18 @@ def test_a_stored_set_is_brought_up_to_date_and_a_foreign_film_is_not_touched(fi
     with pytest.raises(ValueError, match="is another film"):
         save_films(films16, tmp_path / "foreign")
     assert path.read_bytes() == b"mine"
+
+
+def test_films_of_equal_names_on_both_sides_are_of_different_patients(tmp_path):
+    for split, count in (("train", 3), ("test", 2)):
+        for name in "ab":
+            for i in range(count):
+                path = tmp_path / split / name / f"{i}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(path), np.full((16, 16), 9 * i, np.uint8))
+    films = load_films(tmp_path, size=16)
+    train = films.split("train").without_patients(set(films.split("test").patients))
+    assert len(train) == 6 and len(set(films.patients)) == len(films) == 10
 
 
 def test_a_damaged_film_is_named_when_it_is_read(films16, tmp_path):
