@@ -16,7 +16,7 @@ _INTENDED_USE = (
     "images for any clinical purpose."
 )
 _LIMITS = (
-    "Trained on very few films of one public collection. In covid-xray-64 and covid-xray-original "
+    "Trained on very few films of a public collection. In covid-xray-64 and covid-xray-original "
     "the covid films are of adults from publications and all others of children of one hospital: "
     "the classes differ by age and source as well as by disease."
 )
@@ -24,6 +24,11 @@ _LICENCE = (
     "Model: MIT. Training films: see the collection's own terms (covid-chestxray-dataset: per "
     "image; Kermany et al. 2018: CC BY 4.0)."
 )
+_OTHER_LIMITS = (
+    "Trained on few films. Classes may differ by source, age or framing as well as by disease: "
+    "`python -m kerasgan audit` looks for such differences."
+)
+_OTHER_LICENCE = "Model and training films: as the owner of the films says."
 
 
 def save_generator(generator, folder, trained_on, trained_with=None, **facts):
@@ -111,7 +116,10 @@ def add_scores(folder, table):
 
 
 def _save(model, role, folder, trained_on, facts, images=None, trained_with=None):
+    from kerasgan.sources import COLLECTIONS
+
     folder, seen = Path(folder), trained_on if trained_with is None else trained_with
+    public = trained_on.name in COLLECTIONS
     folder.mkdir(parents=True, exist_ok=True)
     card = {
         "role": role,
@@ -130,9 +138,9 @@ def _save(model, role, folder, trained_on, facts, images=None, trained_with=None
         **facts,
         "versions": _versions(),
         "date": date.today().isoformat(),
-        "licence": _LICENCE,
+        "licence": _LICENCE if public else _OTHER_LICENCE,
         "intended_use": _INTENDED_USE,
-        "limits": _LIMITS,
+        "limits": _LIMITS if public else _OTHER_LIMITS,
     }
     write_model(model, folder / f"{role}.keras")
     if images is not None and len(images):

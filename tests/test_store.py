@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -66,7 +67,10 @@ def test_the_card_says_what_it_is(saved, films16):
     assert card["pixel_range"] == [-1, 1] and card["seed"] == 7
     assert card["data"]["hash"] == trained_on.hash and card["data"]["films"] == 8
     assert set(card["data"]["patients"]) == set(trained_on.patients)
-    assert "Not for diagnosis" in card["intended_use"] and "children" in card["limits"]
+    assert "Not for diagnosis" in card["intended_use"] and "as the owner" in card["licence"]
+    public = replace(trained_on, name="covid-xray-64")
+    card = read_card(save_generator(saved[0], saved[1], public))
+    assert "children" in card["limits"] and "CC BY" in card["licence"]
     assert {"tensorflow", "keras", "kerasgan", "python"} <= set(card["versions"])
 
 
