@@ -17,7 +17,6 @@ _NAMES = {
     "pneumonia_bac": "bacterial pneumonia",
     "pneumonia_vir": "viral pneumonia",
 }
-_KINDS = {"real": 7, "classic": 0, "synthetic": 1, "duplicated": 2, "baseline": 4}
 _PALETTE = sns.color_palette("colorblind")
 
 

@@ -182,12 +182,6 @@ def density_coverage(real, fake, k=5):
     return float(inside.sum(axis=0).mean() / k), float(inside.any(axis=1).mean())
 
 
-def nearest(samples, reference):
-    """Each sample's distance to its nearest reference features, and the position of those."""
-    distances = cdist(samples, reference)
-    return distances.min(axis=1), distances.argmin(axis=1)
-
-
 def stretch(images):
     """Stretches each image to its own full range: only to compare with samples saved that way."""
     images = _checked(images).astype(float)

@@ -217,7 +217,7 @@ def _shortcuts(run, films):
     """Warnings of models that see no lungs and score nearly as well as the run's best arm."""
     from kerasgan import crossval, scores
 
-    train, test = films.split("train"), films.split("test")
+    train, test = run.split()
     rows = read_table(run.folder / "comparison.csv", "run notebook 04_comparison again")
     found = [rows[rows["evaluation"] == "deterministic"]]
     for name in crossval.BASELINES[1:]:

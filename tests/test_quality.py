@@ -108,11 +108,6 @@ def test_far_away_fakes_score_nothing():
         quality.density_coverage(real[:5], fake)
 
 
-def test_nearest():
-    distances, positions = quality.nearest(np.array([[0.0], [9.0]]), np.array([[8.0], [1.0]]))
-    assert distances.tolist() == [1, 1] and positions.tolist() == [1, 0]
-
-
 # --- images ---
 
 
