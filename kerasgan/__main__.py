@@ -17,6 +17,10 @@ _REMEDIES = {
     errno.ENOTDIR: "; a file is in the way: choose another folder",
     errno.ENAMETOOLONG: "; choose a shorter name",
 }
+_CAUTION = (
+    "Research code, not for diagnosis. Of the study's films the covid patients are adults and all "
+    "others children: scores measure that difference, too."
+)
 NOTEBOOKS = ("01_data", "02_gans", "03_synthesis", "04_comparison")
 
 
@@ -257,7 +261,7 @@ def _print_results(run, report):
         print(f"{stage:15} {run.finished(stage):8.0f} s")
     if note := run.films().note:
         print(f"\n{note}")
-    print(f"\nResearch code, not for diagnosis.\nReport: {report}")
+    print(f"\n{_CAUTION}\nReport: {report}")
 
 
 def _prepare(arguments):
@@ -397,7 +401,7 @@ def _quality(arguments):
         plots.save_figure(figure, Path(arguments.out).with_suffix(".png"))
     if arguments.cards:
         _add_scores(arguments.fake, table)
-    print(table.round(3).to_string(index=False))
+    print(f"{table.round(3).to_string(index=False)}\n\n{_CAUTION}")
 
 
 def _encoder(name):
@@ -483,7 +487,7 @@ def _compare(arguments):
     print(table.round(3).to_string(index=False))
     for warning in crossval.shortcut_warnings(scores):
         print(f"WARNING {warning}")
-    print(f"\nResearch code, not for diagnosis. Tables: {out.resolve()}")
+    print(f"\n{_CAUTION}\nTables: {out.resolve()}")
 
 
 def _reproduction(arguments):
@@ -523,7 +527,7 @@ def _reproduction(arguments):
     )
     print(summary["mean"].round(3).to_string())
     print(compare.seed_noise(table).round(3).to_string(index=False))
-    print(f"\nResearch code, not for diagnosis. Tables: {out.resolve()}")
+    print(f"\n{_CAUTION}\nTables: {out.resolve()}")
 
 
 def _models(arguments):

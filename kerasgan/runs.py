@@ -392,7 +392,7 @@ def begin(folder, arms, **facts):
     remedy = f"delete {folder}, or give another folder"
     known = read_json(path, remedy) if path.is_file() else new
     if not all(isinstance(known.get(part), dict) for part in new):
-        raise ValueError(f"{path} is damaged; {remedy}")
+        raise ValueError(f"{path} is damaged, or of a run of the notebooks: give another folder")
     for part in ("facts", "arms"):
         for name in known[part].keys() & new[part].keys():
             if known[part][name] != new[part][name]:
