@@ -13,6 +13,7 @@ other.
 import importlib
 import math
 import sys
+from pathlib import Path
 
 import keras
 import torch
@@ -78,4 +79,5 @@ def weights_of(variant):
 
 if __name__ == "__main__":
     chosen = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    Path(sys.argv[1]).parent.mkdir(parents=True, exist_ok=True)
     build(weights_of(chosen), chosen).save(sys.argv[1])
