@@ -452,10 +452,12 @@ def _compare(arguments):
     known = [*CLASSIFIERS, "transfer"]
     if unknown := set(classifiers) - set(known):
         raise ValueError(f"classifiers are {known}. Received: {sorted(unknown)}")
+    out = Path(arguments.out or arguments.folder)
+    if (out / "stages").is_dir():
+        raise ValueError(f"{out} holds a run, whose comparison.csv would be lost: choose another")
     films = load_films(arguments.data, size=arguments.size)
     if films.note:
         print(films.note)
-    out = Path(arguments.out or arguments.folder)
 
     def save(folder):
         scores = crossval.read_scores(folder, films)

@@ -152,6 +152,12 @@ def test_errors_are_one_line_that_names_the_remedy(words, message, capsys, tmp_p
     assert not list(tmp_path.iterdir())
 
 
+def test_an_evaluation_does_not_overwrite_a_run(tmp_path, capsys):
+    (tmp_path / "stages").mkdir()
+    assert main(["compare", "simulated", "--out", str(tmp_path)]) == 1
+    assert "holds a run" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "words",
     [["train", "x", "y", "--steps", "0"], ["run", "--seed", "-1"], ["compare", "--folds", "0"]],
