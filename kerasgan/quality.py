@@ -397,7 +397,7 @@ def compare_sets(
                 f"a set needs at least 12 images, as large as the real ones. Received: {name} of "
                 f"{class_name} {images.shape}, real {real.shape}"
             )
-    encoders = _listed(encoder)
+    encoders = list(encoder) if isinstance(encoder, (list, tuple)) else [encoder]
     found, rows = _halved_scores(real, fakes, encoders, patients, draws, seed), []
     for name, images in fakes.items():
         for key, values in found[name].items():
@@ -447,7 +447,7 @@ def compare_films(
     Raises:
         ValueError: If a generator lacks samples of a class.
     """
-    encoders = _listed(encoder or best_encoder())
+    encoder = encoder or best_encoder()
     everyone = {**fakes, **({"authors": authors} if authors else {})}
     for name, sets in everyone.items():
         if missing := set(real.classes) - set(sets):
@@ -458,16 +458,12 @@ def compare_films(
         sets = {name: images[kind] for name, images in fakes.items()}
         theirs = authors[kind] if authors else None
         options = {"patients": own.patients, "class_name": kind, "reference_set": reference_set}
-        tables.append(compare_sets(own.images, sets, encoders, theirs, **options, seed=seed))
+        tables.append(compare_sets(own.images, sets, encoder, theirs, **options, seed=seed))
         tables.append(_memorized(own, everyone, kind, tables[-1]))
     if test is not None:
         tables.append(_tstr(real, everyone, test, tables[0]))
         tables.append(_membership(real, everyone, test, discriminators or {}, tables[0]))
     return _beside_authors(pd.concat(tables, ignore_index=True))
-
-
-def _listed(encoder):
-    return list(encoder) if isinstance(encoder, (list, tuple)) else [encoder]
 
 
 def _beside_authors(table):

@@ -55,11 +55,6 @@ class Profile:
     best_steps: int = 0
     crossval: dict = field(default_factory=lambda: {"repeats": 2})
 
-    @property
-    def published(self):
-        """Whether the sizes are the study's own, so that its published figures compare."""
-        return self.protocol == "reference"
-
 
 _ALL_ARMS = ("O1", "O1+C1", "O1+C2", "O1+C3", "O1+C4")
 _ALL_ARMS += ("O1+C3+G1", "O1+C3+G2", "O1+C3+G3", "O1+C3+G4")
@@ -280,6 +275,13 @@ class Run:
         if self.profile.protocol == "patient":
             train = train.without_patients(set(test.patients))
         return train, test
+
+    @property
+    def published(self):
+        """Whether sizes and films are the study's own, so that its published figures compare."""
+        from kerasgan.sources import COLLECTIONS
+
+        return self.profile.protocol == "reference" and self.films().name in COLLECTIONS
 
     def save_table(self, table, name):
         """Writes a DataFrame as `<name>.csv` of the run, whole or not at all.
