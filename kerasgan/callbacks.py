@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import sys
 from pathlib import Path
 
 import keras
@@ -129,7 +130,8 @@ def _read(path):
         aside = path.with_suffix(".damaged")
         with contextlib.suppress(FileNotFoundError):  # another worker was faster
             os.replace(path, aside)
-        print(f"Damaged checkpoint set aside as {aside}: {error}")
+        # On stderr, which `run` shows from its notebooks.
+        print(f"Damaged checkpoint set aside as {aside}: {error}", file=sys.stderr)
         return None
 
 

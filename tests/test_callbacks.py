@@ -84,7 +84,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_previous_one(films16, tmp_path, c
     checkpoint.path.write_bytes(checkpoint.path.read_bytes()[:1000])
     again, other = small_gan(), Checkpoint(tmp_path)
     assert other.restore(again) == 2 and len(other.history) == 2
-    assert "set aside" in capsys.readouterr().out
+    assert "set aside" in capsys.readouterr().err
     other._previous.write_bytes(b"")
     assert Checkpoint(tmp_path).restore(small_gan()) == 0
 
