@@ -309,7 +309,7 @@ def _train(arguments):
     facts_of_all = {"trained_with": train, "kind": "best", "epochs": len(history), **facts}
     for name, generator in own.items():
         place = folder / f"best-{name}"
-        print(save_generator(generator, place, train.only(name), **facts_of_all))
+        print(save_generator(generator, place, train.only(name), half=True, **facts_of_all))
     _train_classifier(train, min(steps, 600), folder, facts)
 
 

@@ -40,6 +40,20 @@ def test_a_reloaded_generator_draws_equal_images(saved):
     assert sorted(os.listdir(folder)) == ["card.json", "generator.keras", "samples.png"]
 
 
+def test_half_precision_saves_space_and_changes_a_grey_level_at_most(films16, tmp_path):
+    keras.utils.set_random_seed(0)
+    generator, films = build_generator(16, width=8, framing=True), films16.only("covid")
+    whole, half = (
+        save_generator(generator, tmp_path / name, films, half=name == "half")
+        for name in ("whole", "half")
+    )
+    sizes = [(folder / "generator.keras").stat().st_size for folder in (whole, half)]
+    assert sizes[1] < 0.9 * sizes[0] and read_card(half)["weights"] == "float16"
+    drawn = [draw(load_model(folder), 20).astype(int) for folder in (whole, half)]
+    assert np.abs(drawn[0] - drawn[1]).max() <= 1
+    np.testing.assert_array_equal(drawn[0], draw(generator, 20))
+
+
 def test_the_card_of_one_class_of_a_conditional_gan_names_all_patients(films16, tmp_path):
     train = films16.split("train")
     own = one_class(build_generator(16, width=4, n_classes=len(train.classes)), 0)
