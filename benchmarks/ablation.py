@@ -86,6 +86,7 @@ def main():
     parser.add_argument("--features", help="another .keras encoder, for variants called projected")
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--steps", type=int, default=1500, help="of 32 films each")
+    parser.add_argument("--no-framing", action="store_true", help="a generator of plain canvases")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("results/ablation.csv"))
     given = parser.parse_args()
@@ -99,17 +100,19 @@ def main():
     seen, held_out = next(train.folds(5, seed=given.seed))
     table = pd.read_csv(given.out) if given.out.is_file() else pd.DataFrame(columns=["variant"])
     facts = {"size": given.size, "steps": given.steps, "seed": given.seed, "n": len(seen)}
-    facts |= {"encoder": encoder.name}
+    facts |= {"framing": not given.no_framing, "encoder": encoder.name}
     for name in given.variants or [v for v in VARIANTS if given.features or not projected(v)]:
         same = (table["variant"] == name) & np.all(
             [table.get(key, None) == value for key, value in facts.items()], axis=0
         )
         if same.any():
             continue
-        started, shape = time.monotonic(), {"size": given.size, "n_classes": len(train.classes)}
+        started = time.monotonic()
+        shape = {key: facts[key] for key in ("size", "steps", "seed", "framing")}
+        shape["n_classes"] = len(train.classes)
         if projected(name):
             shape["encoder"] = load_safely(given.features, "encoder")
-        gan = best_gan(**shape, steps=given.steps, seed=given.seed, **VARIANTS[name])
+        gan = best_gan(**shape, **VARIANTS[name])
         epochs = -(-given.steps // -(-len(seen) // 32))
         batches = seen.batches(32, seed=given.seed, labels=True)
         gan.fit(batches, epochs=epochs, verbose=0, shuffle=False)

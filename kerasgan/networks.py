@@ -4,10 +4,19 @@ import functools
 import math
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import layers
 
 _MAX_MULTIPLE = 8  # widest layer of the DCGAN, in multiples of `width`
+_PLACES = 8  # latents that frame the canvas: a shift, a scale and two bends along each axis
+_DRAWING = (
+    layers.Conv2DTranspose,
+    layers.Conv2D,
+    layers.UpSampling2D,
+    layers.BatchNormalization,
+    layers.ReLU,
+)  # the layers that draw it, from the first on
 
 
 def _levels(size):
@@ -65,7 +74,9 @@ def _dcgan_norm(x):
     return _batch_norm(x, gamma_initializer=keras.initializers.RandomNormal(1.0, 0.02))
 
 
-def build_generator(size=64, latent=100, width=64, n_classes=None, upsampling="transposed"):
+def build_generator(
+    size=64, latent=100, width=64, n_classes=None, upsampling="transposed", framing=False
+):
     """Builds the DCGAN generator: transposed 4 x 4 convolutions, BatchNorm, ReLU, tanh.
 
     At size 64 and width 64 its layers are the reference study's: 512-256-128-64-1 channels.
@@ -78,6 +89,9 @@ def build_generator(size=64, latent=100, width=64, n_classes=None, upsampling="t
             model takes a second input, int32 (n,): the class, in the order of the training data.
         upsampling: `"transposed"` convolutions, or `"nearest"`: pixels doubled, then a 3 x 3
             convolution, which draws no checkerboard (Odena et al. 2016).
+        framing: `True` draws a canvas a quarter larger from all latents but eight, which say what
+            part of it is shown, shifted, scaled and a little bent, as films differ in framing and
+            build. Without it the networks of a few dozen films draw each rib at one place.
 
     Returns:
         A functional model, (n, latent)[, (n,)] -> float32 (n, size, size, 1) in [-1, 1].
@@ -92,18 +106,21 @@ def build_generator(size=64, latent=100, width=64, n_classes=None, upsampling="t
     Reference:
         Radford, Metz and Chintala (2016), "Unsupervised representation learning with deep
         convolutional generative adversarial networks", arXiv 1511.06434; Odena, Dumoulin and Olah
-        (2016), "Deconvolution and checkerboard artifacts", Distill.
+        (2016), "Deconvolution and checkerboard artifacts", Distill; the frame's Gaussian filters:
+        Gregor et al. (2015), "DRAW", arXiv 1502.04623, section 3.2.
     """
     if upsampling not in ("transposed", "nearest"):
         raise ValueError(f"upsampling must be 'transposed' or 'nearest'. Received: {upsampling!r}")
     levels = _levels(size)
     _positive(latent=latent, width=width)
+    if framing and latent <= _PLACES:
+        raise ValueError(f"framing needs more than {_PLACES} latents. Received: latent={latent}")
     inputs = [layers.Input((latent,), name="latent")]
-    x = inputs[0]
+    x = _split(inputs[0])[1] if framing else inputs[0]
     if n_classes is not None:
         _positive(n_classes=n_classes)
         inputs.append(layers.Input((), dtype="int32", name="class"))
-        x = layers.Concatenate()([x, layers.Embedding(n_classes, latent)(inputs[1])])
+        x = layers.Concatenate()([x, layers.Embedding(n_classes, x.shape[-1])(inputs[1])])
     x = layers.Reshape((1, 1, x.shape[-1]))(x)
 
     def doubled(x, channels, **options):
@@ -113,13 +130,57 @@ def build_generator(size=64, latent=100, width=64, n_classes=None, upsampling="t
         return layers.Conv2D(channels, 3, padding="same", **options)(layers.UpSampling2D()(x))
 
     channels = [width * min(_MAX_MULTIPLE, 2**level) for level in reversed(range(levels))]
-    first = layers.Conv2DTranspose(channels[0], 4, use_bias=False, kernel_initializer=_dcgan_init())
+    first = layers.Conv2DTranspose(
+        channels[0], 5 if framing else 4, use_bias=False, kernel_initializer=_dcgan_init()
+    )
     x = layers.ReLU()(_dcgan_norm(first(x)))
     for count in channels[1:]:
         x = layers.ReLU()(_dcgan_norm(doubled(x, count)))
     # float32 whatever the policy: half precision has too few greys.
     x = doubled(x, 1, activation="tanh", dtype="float32")
+    if framing:
+        x = _framed(x, _split(inputs[0])[0])
     return keras.Model(inputs if n_classes else inputs[0], x, name="dcgan_generator")
+
+
+def _split(latent):
+    """The latents that frame the canvas, and the others."""
+    column, others = layers.Reshape((-1, 1))(latent), latent.shape[-1] - _PLACES
+    return [
+        layers.Flatten()(layers.Cropping1D(crop)(column)) for crop in ((0, others), (_PLACES, 0))
+    ]
+
+
+def _framed(canvas, places, blur=0.4):
+    """The part of a canvas that `places` frame, of 4/5 of its side in the mean, by fixed weights.
+
+    Along each axis the places read are a straight line of slope 1 plus N(0, 1) times Legendre
+    polynomials: a shift, a scale and two bends, of a standard deviation at the edge of 1/24, 1/48,
+    1/72 and 1/96 of the side.
+
+    Args:
+        canvas: (n, s, s, 1).
+        places: (n, 8), N(0, 1).
+        blur: Standard deviation of the filter that reads between the pixels, in pixels.
+    """
+    side, count = canvas.shape[1], _PLACES // 2
+    size = side * 4 // 5
+    seen, drawn = (np.arange(n, dtype=np.float32) - (n - 1) / 2 for n in (size, side))
+    moves = np.polynomial.legendre.legvander(seen / seen[-1], count - 1).T
+    moves *= size / (24 * np.arange(1, count + 1)[:, None])
+    x = layers.Reshape((side, side))(canvas)
+    for axis in range(2):
+        # Where each column, then each row, is read, and the weights of the pixels there.
+        centre = layers.Dense(size, trainable=False, dtype="float32")
+        weigh = layers.Conv1D(side, 1, activation="softmax", trainable=False, dtype="float32")
+        filters = weigh(layers.Reshape((size, 1))(centre(places)))
+        kernel = np.zeros((_PLACES, size))
+        kernel[count * axis : count * (axis + 1)] = moves
+        centre.set_weights([kernel, seen])
+        # exp(-(centre - pixel)^2 / 2 blur^2), less what the softmax takes away.
+        weigh.set_weights([drawn[None, None] / blur**2, -(drawn**2) / (2 * blur**2)])
+        x = layers.Dot(2, dtype="float32")([filters, x])  # which swaps rows and columns
+    return layers.Reshape((size, size, 1))(x)
 
 
 def one_class(generator, label):
@@ -143,18 +204,23 @@ def one_class(generator, label):
         raise ValueError(f"{generator.name} has no class {label!r} of its own")
     copy = keras.models.clone_model(generator)
     copy.set_weights(generator.get_weights())
-    first = next(x for x in copy.layers if isinstance(x, layers.Conv2DTranspose))
+    first, *rest = [x for x in copy.layers if isinstance(x, _DRAWING)]
     latent = generator.inputs[0].shape[-1]
-    kernel = first.kernel.numpy()  # (4, 4, channels, latent and embedding)
+    kernel = first.kernel.numpy()  # (side, side, channels, latent and embedding)
     side, _, channels, _ = kernel.shape
     flat = kernel.reshape(side * side * channels, -1).T
-    noise = layers.Input((latent,), name="latent")
+    noise = layers.Input((generator.inputs[0].shape[-1],), name="latent")
+    framing = any(isinstance(x, layers.Cropping1D) for x in copy.layers)
+    places, drawing = _split(noise) if framing else (None, noise)
     dense = layers.Dense(side * side * channels)
-    x = dense(noise)
+    x = dense(drawing)
+    latent = drawing.shape[-1]
     dense.set_weights([flat[:latent], embedding.get_weights()[0][label] @ flat[latent:]])
     x = layers.Reshape((side, side, channels))(x)
-    for layer in copy.layers[copy.layers.index(first) + 1 :]:
+    for layer in rest:
         x = layer(x)
+    if framing:
+        x = _framed(x, places)
     return keras.Model(noise, x, name="dcgan_generator")
 
 

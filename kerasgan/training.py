@@ -62,6 +62,7 @@ RECIPE = {
     "r2": 0.0,
     "penalty_every": 1,
     "upsampling": "transposed",
+    "framing": True,
     "deviation": False,
     "encoder": None,
     "pixels": False,
@@ -74,8 +75,9 @@ _PROJECTED = {"loss": "hinge"}  # what changes with an encoder
 def best_gan(size=64, width=32, n_classes=4, steps=6000, head="projection", seed=0, **changes):
     """Builds and compiles the best GAN found for a few dozen films a class (results/RESULTS.md).
 
-    One class-conditional DCGAN for all classes, a projection discriminator with BatchNorm behind
-    DiffAugment (translation and cutout); Adam at 4e-4 on a cosine rate; an averaged generator.
+    One class-conditional DCGAN for all classes, which frames its canvas anew for each sample; a
+    projection discriminator with BatchNorm behind DiffAugment (translation and cutout); Adam at
+    4e-4 on a cosine rate; an averaged generator.
 
     Args:
         size: Side of the images in pixels.
@@ -84,8 +86,8 @@ def best_gan(size=64, width=32, n_classes=4, steps=6000, head="projection", seed
         steps: Steps over which the rates fall, the training's length.
         head: `"projection"`, or `"auxiliary"` for an ACGAN.
         seed: Integer seed of the initial weights, the noise and the augmentation.
-        **changes: Changes of `RECIPE`: `norm`, `latent`, `upsampling` and `deviation` of the
-            networks, `policy` of DiffAugment, or of ADA if `adaptive`, `ema`, `r1`, `r2` and
+        **changes: Changes of `RECIPE`: `norm`, `latent`, `upsampling`, `framing` and `deviation`
+            of the networks, `policy` of DiffAugment, or of ADA if `adaptive`, `ema`, `r1`, `r2` and
             `penalty_every` of `GAN`, `loss`, the `rate` that Adam begins with and its `momentum`
             (beta 1), and an `encoder` whose features the discriminator judges, and `pixels` too
             if True (without `norm`, `head`, `deviation`; see `build_projected_discriminator`);
@@ -114,7 +116,9 @@ def best_gan(size=64, width=32, n_classes=4, steps=6000, head="projection", seed
         options = recipe["norm"], head, recipe["deviation"]
         judge = build_discriminator(size, width, n_classes, *options)
     gan = GAN(
-        build_generator(size, recipe["latent"], width, n_classes, recipe["upsampling"]),
+        build_generator(
+            size, recipe["latent"], width, n_classes, recipe["upsampling"], recipe["framing"]
+        ),
         judge,
         augment=augment(recipe["policy"]) if recipe["policy"] else None,
         **{name: recipe[name] for name in ("ema", "r1", "r2", "penalty_every")},

@@ -107,9 +107,10 @@ def test_bad_arguments_are_named(build, options, message):
         build(**options)
 
 
-def test_one_class_draws_what_the_conditional_generator_draws_of_it():
-    generator = build_generator(16, latent=6, width=4, n_classes=3)
-    own, latent = one_class(generator, 2), np.random.default_rng(0).normal(size=(5, 6))
+@pytest.mark.parametrize("framing", (False, True))
+def test_one_class_draws_what_the_conditional_generator_draws_of_it(framing):
+    generator = build_generator(16, latent=10, width=4, n_classes=3, framing=framing)
+    own, latent = one_class(generator, 2), np.random.default_rng(0).normal(size=(5, 10))
     expected = generator([latent, np.full(5, 2)], training=False)
     np.testing.assert_allclose(own(latent, training=False), expected, atol=1e-6)
     generator.set_weights([weight * 0 for weight in generator.get_weights()])
@@ -119,6 +120,41 @@ def test_one_class_draws_what_the_conditional_generator_draws_of_it():
             one_class(generator, label)
     with pytest.raises(ValueError, match="no class"):
         one_class(build_generator(16, 6, 4), 0)
+
+
+def test_eight_latents_frame_the_canvas_and_draw_nothing(tmp_path):
+    keras.utils.set_random_seed(0)
+    generator = build_generator(32, latent=12, width=4, framing=True)
+    canvas = next(x for x in reversed(generator.layers) if "transpose" in x.name).output
+    latent = np.random.default_rng(0).normal(size=(1, 12)).astype("float32")
+
+    def drawn(**places):
+        latent[:, :8] = 0
+        for place, value in places.items():
+            latent[:, int(place[1:])] = value
+        return np.asarray(generator(latent))[0, ..., 0]
+
+    def alike(one, other):
+        return np.corrcoef(one.ravel(), other.ravel())[0, 1]
+
+    whole = np.asarray(keras.Model(generator.input, canvas)(latent))[0, ..., 0]
+    assert whole.shape == (40, 40) and drawn().shape == (32, 32)
+    # A shift of one standard deviation is of 1/24 of the side; the filter reads a pixel softly.
+    assert alike(drawn(), whole[4:36, 4:36]) > 0.98
+    assert alike(drawn(p0=2.25), whole[4:36, 7:39]) > 0.98
+    assert alike(drawn(p4=-1.5), whole[2:34, 4:36]) > 0.98
+    at, t = np.arange(32) + 4, np.arange(-15.5, 16) / 15.5
+    moves = {"p1": t * 32 / 48, "p2": (3 * t**2 - 1) / 2 * 32 / 72, "p3": (5 * t**3 - 3 * t) / 6}
+    for place, move in moves.items():
+        expected = np.stack([np.interp(at + 2 * move, np.arange(40), row) for row in whole[4:36]])
+        assert alike(drawn(**{place: 2}), expected) > max(0.95, alike(drawn(), expected))
+    fixed = [x for x in generator.layers if isinstance(x, keras.layers.Dense | keras.layers.Conv1D)]
+    assert len(fixed) == 4 and not any(layer.trainable for layer in fixed)
+    path = tmp_path / "generator.keras"
+    generator.save(path)
+    np.testing.assert_array_equal(load_safely(path)(latent), generator(latent))
+    with pytest.raises(ValueError, match="framing needs more than 8 latents"):
+        build_generator(32, latent=8, framing=True)
 
 
 def test_doubled_pixels_draw_no_checkerboard():

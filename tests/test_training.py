@@ -29,8 +29,8 @@ def test_a_training_of_other_films_is_not_gone_on_with(films16, tmp_path):
 
 
 def test_a_change_of_the_best_recipe_is_a_word():
-    plain, changed = best_gan(16, 2), best_gan(16, 2, norm="spectral", latent=8, adaptive=True)
-    assert plain.latent == 100 and changed.latent == 8
+    plain, changed = best_gan(16, 2), best_gan(16, 2, norm="spectral", latent=12, adaptive=True)
+    assert plain.latent == 100 and changed.latent == 12
     assert isinstance(plain.augment, DiffAugment) and isinstance(changed.augment, AdaptiveAugment)
     assert plain.augment.policy == changed.augment.policy == ("translation", "cutout")
     assert best_gan(16, 2, policy=()).augment is None
