@@ -168,19 +168,20 @@ def _framed(canvas, places, blur=0.4):
     seen, drawn = (np.arange(n, dtype=np.float32) - (n - 1) / 2 for n in (size, side))
     moves = np.polynomial.legendre.legvander(seen / seen[-1], count - 1).T
     moves *= size / (24 * np.arange(1, count + 1)[:, None])
-    x = layers.Reshape((side, side))(canvas)
+    single = {"dtype": "float32"}  # whatever the policy, as the canvas
+    x = layers.Reshape((side, side), **single)(canvas)
     for axis in range(2):
         # Where each column, then each row, is read, and the weights of the pixels there.
-        centre = layers.Dense(size, trainable=False, dtype="float32")
-        weigh = layers.Conv1D(side, 1, activation="softmax", trainable=False, dtype="float32")
-        filters = weigh(layers.Reshape((size, 1))(centre(places)))
+        centre = layers.Dense(size, trainable=False, **single)
+        weigh = layers.Conv1D(side, 1, activation="softmax", trainable=False, **single)
+        filters = weigh(layers.Reshape((size, 1), **single)(centre(places)))
         kernel = np.zeros((_PLACES, size))
         kernel[count * axis : count * (axis + 1)] = moves
         centre.set_weights([kernel, seen])
         # exp(-(centre - pixel)^2 / 2 blur^2), less what the softmax takes away.
         weigh.set_weights([drawn[None, None] / blur**2, -(drawn**2) / (2 * blur**2)])
-        x = layers.Dot(2, dtype="float32")([filters, x])  # which swaps rows and columns
-    return layers.Reshape((size, size, 1))(x)
+        x = layers.Dot(2, **single)([filters, x])  # which swaps rows and columns
+    return layers.Reshape((size, size, 1), **single)(x)
 
 
 def one_class(generator, label):

@@ -153,6 +153,14 @@ def test_eight_latents_frame_the_canvas_and_draw_nothing(tmp_path):
     path = tmp_path / "generator.keras"
     generator.save(path)
     np.testing.assert_array_equal(load_safely(path)(latent), generator(latent))
+    keras.mixed_precision.set_global_policy("mixed_float16")
+    try:
+        mixed = build_generator(32, latent=12, width=4, framing=True)
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    mixed.set_weights(generator.get_weights())
+    image = np.asarray(mixed(latent))[0, ..., 0]
+    assert image.dtype == np.float32 and alike(image, np.asarray(generator(latent))) > 0.99
     with pytest.raises(ValueError, match="framing needs more than 8 latents"):
         build_generator(32, latent=8, framing=True)
 
