@@ -116,7 +116,7 @@ def build_generator(
     if framing and latent <= _PLACES:
         raise ValueError(f"framing needs more than {_PLACES} latents. Received: latent={latent}")
     inputs = [layers.Input((latent,), name="latent")]
-    x = _split(inputs[0])[1] if framing else inputs[0]
+    places, x = _split(inputs[0]) if framing else (None, inputs[0])
     if n_classes is not None:
         _positive(n_classes=n_classes)
         inputs.append(layers.Input((), dtype="int32", name="class"))
@@ -139,7 +139,7 @@ def build_generator(
     # float32 whatever the policy: half precision has too few greys.
     x = doubled(x, 1, activation="tanh", dtype="float32")
     if framing:
-        x = _framed(x, _split(inputs[0])[0])
+        x = _framed(x, places)
     return keras.Model(inputs if n_classes else inputs[0], x, name="dcgan_generator")
 
 
@@ -151,7 +151,7 @@ def _split(latent):
     ]
 
 
-def _framed(canvas, places, blur=0.4):
+def _framed(canvas, places):
     """The part of a canvas that `places` frame, of 4/5 of its side in the mean, by fixed weights.
 
     Along each axis the places read are a straight line of slope 1 plus N(0, 1) times Legendre
@@ -161,8 +161,8 @@ def _framed(canvas, places, blur=0.4):
     Args:
         canvas: (n, s, s, 1).
         places: (n, 8), N(0, 1).
-        blur: Standard deviation of the filter that reads between the pixels, in pixels.
     """
+    blur = 0.4  # standard deviation of the filter that reads between the pixels, in pixels
     side, count = canvas.shape[1], _PLACES // 2
     size = side * 4 // 5
     seen, drawn = (np.arange(n, dtype=np.float32) - (n - 1) / 2 for n in (size, side))
@@ -210,13 +210,13 @@ def one_class(generator, label):
     kernel = first.kernel.numpy()  # (side, side, channels, latent and embedding)
     side, _, channels, _ = kernel.shape
     flat = kernel.reshape(side * side * channels, -1).T
-    noise = layers.Input((generator.inputs[0].shape[-1],), name="latent")
+    noise = layers.Input((latent,), name="latent")
     framing = any(isinstance(x, layers.Cropping1D) for x in copy.layers)
     places, drawing = _split(noise) if framing else (None, noise)
     dense = layers.Dense(side * side * channels)
     x = dense(drawing)
-    latent = drawing.shape[-1]
-    dense.set_weights([flat[:latent], embedding.get_weights()[0][label] @ flat[latent:]])
+    own, of_class = np.split(flat, [drawing.shape[-1]])
+    dense.set_weights([own, embedding.get_weights()[0][label] @ of_class])
     x = layers.Reshape((side, side, channels))(x)
     for layer in rest:
         x = layer(x)
