@@ -22,7 +22,8 @@ class GAN(keras.Model):
         generator: Model (latent (n, k)[, class (n,)]) -> float32 (n, h, w, 1) in [-1, 1].
         discriminator: Model (image (n, h, w, 1)[, class (n,)]) -> logits (n, 1); or, of an ACGAN
             (Odena et al. 2017), image -> logits (n, 1) and class logits (n, k): both networks then
-            also learn to make the class recognisable.
+            also learn to make the class recognisable. One of a frozen and a trained model, as of
+            `build_projected_discriminator`, looks at generated images once for both updates.
         augment: `None`, or a layer called as `augment(images, seed=...)` on all the discriminator
             sees, such as `DiffAugment()` or `AdaptiveAugment()`.
         ema: Decay of the average, in [0, 1); 0 keeps it equal to the generator.
@@ -67,6 +68,8 @@ class GAN(keras.Model):
                 f"{len(generator.inputs)} and {len(discriminator.inputs)} inputs"
             )
         self.generator, self.discriminator = generator, discriminator
+        parts = [layer for layer in discriminator.layers if isinstance(layer, keras.Model)]
+        self.frozen, self.heads = parts or (None, discriminator)
         self.averaged = keras.models.clone_model(generator)
         self.averaged.set_weights(generator.get_weights())
         self.averaged.trainable = False
@@ -133,11 +136,14 @@ class GAN(keras.Model):
         latent, seed, share = self._part(tf.shape(real)[0], seed)
         with tf.GradientTape() as g_tape:
             fake = self.generator(self._inputs(latent, labels), training=True)
+            shown = self._shown(fake, tf.random.fold_in(seed, 2))  # once, for both updates
 
             with tf.GradientTape() as d_tape:
-                real_logits, real_class = self._judge(real, labels, tf.random.fold_in(seed, 1))
+                real_logits, real_class = self._judge(
+                    self._shown(real, tf.random.fold_in(seed, 1)), labels
+                )
                 fake_logits, fake_class = self._judge(
-                    tf.stop_gradient(fake), labels, tf.random.fold_in(seed, 2)
+                    tf.nest.map_structure(tf.stop_gradient, shown), labels
                 )
                 _, d_loss = self.gan_loss(real_logits, fake_logits)
                 total = d_loss + real_class + fake_class + self._penalty(real, fake, labels, step)
@@ -145,7 +151,7 @@ class GAN(keras.Model):
             variables = self.discriminator.trainable_variables
             self.discriminator_optimizer.apply(d_tape.gradient(total, variables), variables)
 
-            again, again_class = self._judge(fake, labels, tf.random.fold_in(seed, 2))
+            again, again_class = self._judge(shown, labels)
             g_loss, _ = self.gan_loss(tf.stop_gradient(real_logits), again)
             total = self.generator_optimizer.scale_loss(share * (g_loss + again_class))
         variables = self.generator.trainable_variables
@@ -174,7 +180,9 @@ class GAN(keras.Model):
         real, labels = self._unpack(data)
         latent = tf.random.stateless_normal((tf.shape(real)[0], self.latent), (self.seed, -1))
         fake = self.averaged(self._inputs(latent, labels), training=False)
-        logits = [self._verdict(images, labels, training=False)[0] for images in (real, fake)]
+        logits = [
+            self._judge(self._seen(images), labels, training=False)[0] for images in (real, fake)
+        ]
         return self._track(*self.gan_loss(*logits), *logits)
 
     def generate(self, count, labels=None, seed=0, batch_size=256):
@@ -202,20 +210,24 @@ class GAN(keras.Model):
         return data[0], data[1]
 
     def _inputs(self, first, labels):
-        return [first, labels] if self.conditional else first
+        inputs = [*first] if isinstance(first, list | tuple) else [first]
+        inputs += [labels] if self.conditional else []
+        return inputs if len(inputs) > 1 else inputs[0]
 
-    def _judge(self, images, labels, seed):
-        if self.augment is not None:
-            images = self.augment(images, seed=seed)
+    def _shown(self, images, seed):
         # Real and generated go in apart: BatchNorm over a mixed batch would leak which is which.
-        return self._verdict(images, labels)
+        return self._seen(images if self.augment is None else self.augment(images, seed=seed))
 
-    def _verdict(self, images, labels, training=True):
+    def _seen(self, images):
+        """What the trained part of the discriminator is given of images."""
+        return images if self.frozen is None else self.frozen(images, training=False)
+
+    def _judge(self, seen, labels, training=True):
         """Logits, and the loss of the classes where the discriminator names them."""
         if not self.auxiliary:
-            logits = self.discriminator(self._inputs(images, labels), training=training)
+            logits = self.heads(self._inputs(seen, labels), training=training)
             return tf.cast(logits, tf.float32), 0.0
-        outputs = self.discriminator(images, training=training)
+        outputs = self.heads(seen, training=training)
         logits, classes = (tf.cast(output, tf.float32) for output in outputs)
         loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, classes)
         return logits, tf.reduce_mean(loss)
@@ -231,7 +243,7 @@ class GAN(keras.Model):
             images = tf.identity(images)  # a tensor of this branch, which a tape can watch
             with tf.GradientTape() as tape:
                 tape.watch(images)
-                total = tf.reduce_sum(self._verdict(images, labels)[0])
+                total = tf.reduce_sum(self._judge(self._seen(images), labels)[0])
             gradient = tape.gradient(total, images)
             squared = tf.reduce_sum(tf.square(gradient), axis=(1, 2, 3))
             return weight / 2 * self.penalty_every * tf.reduce_mean(squared)

@@ -353,14 +353,13 @@ def build_projected_discriminator(encoder, size=64, width=32, n_classes=None, pi
     """
     _levels(size)
     _positive(width=width)
-    inputs = [layers.Input((size, size, 1), name="image")]
+    frozen = _frozen_maps(encoder, size, width, pixels)
+    seen, label = [layers.Input(x.shape[1:]) for x in frozen.outputs], []
     if n_classes is not None:
         _positive(n_classes=n_classes)
-        inputs.append(layers.Input((), dtype="int32", name="class"))
-    linear = layers.SpectralNormalization
-    logits, maps = [], _frozen_maps(encoder, size)(inputs[0])
-    maps = [layers.Conv2D(width, 1, use_bias=False, trainable=False)(x) for x in maps]
-    for x in [*([inputs[0]] if pixels else []), *maps]:
+        label = [layers.Input((), dtype="int32", name="class")]
+    linear, logits = layers.SpectralNormalization, []
+    for x in seen:
         channels = width
         while x.shape[1] > 4:
             x = linear(layers.Conv2D(channels, 4, 2, "same", use_bias=False))(x)
@@ -369,12 +368,15 @@ def build_projected_discriminator(encoder, size=64, width=32, n_classes=None, pi
         x = linear(layers.Conv2D(channels, 3, padding="same"))(x)
         x = layers.Reshape((-1, channels))(layers.LeakyReLU(negative_slope=0.2)(x))
         score = layers.Flatten()(linear(layers.Dense(1))(x))
-        if n_classes is not None:
-            of_class = layers.Embedding(n_classes, channels)(inputs[1])
+        if label:
+            of_class = layers.Embedding(n_classes, channels)(label[0])
             score = layers.Add()([score, layers.Dot((2, 1))([x, of_class])])
         logits.append(score)
     logits = layers.Concatenate()(logits) if len(logits) > 1 else logits[0]
-    return keras.Model(inputs if n_classes else inputs[0], logits, name="projected_discriminator")
+    heads = keras.Model([*seen, *label], logits, name="heads")
+    inputs = [layers.Input((size, size, 1), name="image"), *label]
+    logits = heads([*frozen(inputs[0]), *label])
+    return keras.Model(inputs if label else inputs[0], logits, name="projected_discriminator")
 
 
 def build_imagenet_encoder(size=64, weights="imagenet"):
@@ -406,8 +408,8 @@ def build_imagenet_encoder(size=64, weights="imagenet"):
         return keras.applications.MobileNetV2(**options)
 
 
-def _frozen_maps(encoder, size):
-    """A frozen copy of the encoder: images of this size -> the last maps of each side from 4."""
+def _frozen_maps(encoder, size, width, pixels):
+    """A frozen copy of the encoder: images of this size -> mixed last maps of each side from 4."""
     image = layers.Input((size, size, 1))
     if len(encoder.inputs) > 1 or encoder.inputs[0].shape[3:] != (1,):
         raise ValueError(f"{encoder.name} takes no grey images: its input is {encoder.input_shape}")
@@ -425,7 +427,8 @@ def _frozen_maps(encoder, size):
     }
     if not last:
         raise ValueError(f"{encoder.name} has no feature maps of images of {size} pixels")
-    maps = keras.Model(image, list(last.values()), name="frozen_maps")
+    mixed = [layers.Conv2D(width, 1, use_bias=False)(x) for x in last.values()]
+    maps = keras.Model(image, [image] * pixels + mixed, name="frozen_maps")
     maps.trainable = False
     return maps
 

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from kerasgan.augment import DiffAugment
 from kerasgan.gan import GAN
 from kerasgan.networks import (
     MinibatchDeviation,
@@ -200,6 +201,21 @@ def test_minibatch_deviation_sees_samples_that_are_alike(tmp_path):
     np.testing.assert_allclose(again(images), model(images), rtol=1e-5)
 
 
+def _trains_as_if_each_update_encoded_the_images(encoder, images):
+    trained = []
+    for shared in (True, False):
+        keras.utils.set_random_seed(1)
+        judge = build_projected_discriminator(encoder, 32, width=4, pixels=True)
+        gan = GAN(build_generator(32, width=2), judge, DiffAugment(), r1=1.0)
+        gan.compile(*(keras.optimizers.SGD(0.1) for _ in range(2)), loss="hinge")
+        if not shared:
+            gan.frozen, gan.heads = None, judge
+        gan.fit(images, epochs=2, batch_size=6, shuffle=False, verbose=0)
+        trained.append([*gan.generator.get_weights(), *judge.get_weights()])
+    for one, other in zip(*trained, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+
+
 def test_a_projected_discriminator_judges_frozen_features(tmp_path):
     keras.utils.set_random_seed(0)
     encoder = build_resnet(64, width=4)
@@ -218,6 +234,8 @@ def test_a_projected_discriminator_judges_frozen_features(tmp_path):
     for weight, was in zip(frozen.get_weights(), before, strict=True):
         np.testing.assert_array_equal(weight, was)
     assert any((a != b).any() for a, b in zip(gan.generator.get_weights(), start, strict=True))
+    assert gan.heads is not model, "generated images are encoded once for both updates"
+    _trains_as_if_each_update_encoded_the_images(encoder, images)
     model.save(tmp_path / "discriminator.keras")
     again = load_safely(tmp_path / "discriminator.keras")
     inputs = [images, np.arange(6) % 3]
