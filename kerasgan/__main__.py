@@ -129,7 +129,10 @@ def _parser():
         "--classifiers", default="resnet", help="comma-separated: cnn, resnet, transfer"
     )
     compare.add_argument("--encoder", help="transfer: .keras file with pretrained weights")
-    compare.add_argument("--further", action="store_true", help="also ratios, filters, schedules")
+    compare.add_argument("--gan-encoder", help="the GANs are judged by this .keras file's features")
+    compare.add_argument(
+        "--further", nargs="*", metavar="ARM", help="also ratios, filters, schedules: all, or these"
+    )
     compare.add_argument("--no-probes", action="store_true", help="leave out no lungs, no covid")
     compare.add_argument("--out", help="folder of tables and figures; by default that of the cells")
     compare.add_argument("--jobs", type=_count, default=1, help="folds at a time on this machine")
@@ -445,7 +448,6 @@ def _samples(path, classes):
 def _compare(arguments):
     from kerasgan import crossval, mixes, report
     from kerasgan.classify import CLASSIFIERS
-    from kerasgan.runs import write_text
     from kerasgan.sources import load_films
 
     classifiers = tuple(arguments.classifiers.split(","))
@@ -461,13 +463,16 @@ def _compare(arguments):
 
     def save(folder):
         scores = crossval.read_scores(folder, films)
-        write_text(out / "comparison.csv", scores.to_csv(index=False))
+        report.write_rows(out, "comparison", scores, scores)
 
     probes = () if arguments.no_probes else mixes.PROBES
-    further = mixes.FURTHER_ARMS if arguments.further else ()
+    further = {arm.name: arm for arm in mixes.FURTHER_ARMS}
+    chosen = () if arguments.further is None else arguments.further or further
+    if unknown := set(chosen) - set(further):
+        raise ValueError(f"further arms are {[*further]}. Received: {sorted(unknown)}")
     crossval.cross_validate(
         films,
-        [*mixes.CORE_ARMS, *probes, *further],
+        [*mixes.CORE_ARMS, *probes, *(further[name] for name in chosen)],
         arguments.folder,
         on_fold=save,
         n_splits=arguments.folds,
@@ -478,6 +483,7 @@ def _compare(arguments):
         gan_width=arguments.gan_width,
         classifiers=classifiers,
         encoder=arguments.encoder,
+        gan_encoder=arguments.gan_encoder,
         n_jobs=arguments.jobs,
         scheduler=arguments.scheduler,
     )

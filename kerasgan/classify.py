@@ -72,10 +72,9 @@ def fit_transfer(encoder, images, labels, batches=16, batch_size=64, classic=Tru
         encoder: `quality.Encoder`, best with ImageNet weights.
         images: uint8 (n, h, w, 1).
         labels: int (n,).
-        batches: Augmented batches to learn from, drawn with replacement; unused without `classic`,
-            where the images themselves say it all.
-        batch_size: Images a batch.
-        classic: `True` augments every batch by `ClassicAugmentation`.
+        batches: Augmented batches to learn from beside the images as they are.
+        batch_size: Images a batch, drawn with replacement.
+        classic: `True` adds the batches, by `ClassicAugmentation`.
         seed: Integer seed of the batches and the augmentation.
 
     Returns:
@@ -84,7 +83,8 @@ def fit_transfer(encoder, images, labels, batches=16, batch_size=64, classic=Tru
 
     Reference:
         Kornblith, Shlens and Le (2019), "Do better ImageNet models transfer better?", arXiv
-        1805.08974. The penalty, C = 0.01 on standardized features, was fixed beforehand.
+        1805.08974. The penalty, C = 0.01 on standardized features, was fixed beforehand, and that
+        the films are seen plain too (results/protocol.md).
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -97,7 +97,8 @@ def fit_transfer(encoder, images, labels, batches=16, batch_size=64, classic=Tru
             to_uint8(augment(to_float(images[own]), seed=[seed, number]).numpy())
             for number, own in enumerate(chosen)
         ]
-        images, labels = np.concatenate(drawn), np.asarray(labels)[chosen.ravel()]
+        images = np.concatenate([images, *drawn])
+        labels = np.concatenate([labels, np.asarray(labels)[chosen.ravel()]])
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
     model.fit(encoder(images), labels)
 

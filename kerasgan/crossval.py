@@ -47,10 +47,11 @@ def cross_validate(films, arms=CORE_ARMS, folder="crossval", on_fold=None, **set
             and classifiers, and refuses other films or settings.
         on_fold: Function of the folder, called after every fold.
         **settings: `n_splits` (5), `repeats` (2), `seeds` ((0,)), `classifiers` (("resnet",), of
-            `CLASSIFIERS`, or `"transfer"`, a linear model on the features of the saved `encoder`,
-            for arms that mix their images), `steps` (600) of `batch_size` (64), `gan_steps` (1500),
-            `gan_width` (32), `seed` (0) of the folds, `baselines` (`BASELINES`), `n_jobs` (1), and
-            `scheduler`, the address of a Dask scheduler whose workers share the folder.
+            `CLASSIFIERS`, or `"transfer"`, a linear model on `Encoder.regions` of the saved
+            `encoder`, for arms that mix their images), `steps` (600) of `batch_size` (64),
+            `gan_steps` (1500), `gan_width` (32), `gan_encoder` (None: as in `fold_gan`), `seed` (0)
+            of the folds, `baselines` (`BASELINES`), `n_jobs` (1), and `scheduler`, the address of a
+            Dask scheduler whose workers share the folder.
 
     Returns:
         The tidy table `arm, kind, classifier, repeat, fold, seed, class, metric, value,
@@ -71,9 +72,12 @@ def cross_validate(films, arms=CORE_ARMS, folder="crossval", on_fold=None, **set
     if len({_path(Path(), arm.name, "", 0) for arm in arms}) != len(arms):  # also as file names
         raise ValueError(f"arms need names of their own. Received: {[arm.name for arm in arms]}")
     folder = Path(folder).expanduser().resolve()
+    if "transfer" in settings["classifiers"] and settings["encoder"] is None:
+        raise ValueError("transfer needs encoder=, the path of a .keras file (--encoder)")
     fixed = {name: settings[name] for name in _FIXED}
-    if "transfer" in settings["classifiers"]:
-        settings["encoder"], fixed["encoder"] = _saved_encoder(settings["encoder"])
+    for name in ("encoder", "gan_encoder"):
+        if settings[name] is not None:
+            settings[name], fixed[name] = _saved_encoder(settings[name])
     begin(folder, {arm.name: asdict(arm) for arm in arms}, films=films.hash, code=CODE, **fixed)
     jobs = [
         (arms, train, test, divmod(number, settings["n_splits"]), folder, settings)
@@ -103,10 +107,11 @@ _DEFAULTS = {
     "seed": 0,
     "baselines": BASELINES,
     "encoder": None,
+    "gan_encoder": None,
     "n_jobs": 1,
     "scheduler": None,
 }
-_FIXED = ("n_splits", "seed", "steps", "batch_size", "gan_steps", "gan_width")
+_FIXED = ("n_splits", "seed", "steps", "batch_size", "gan_steps", "gan_width", "gan_encoder")
 
 
 def _settings(given):
@@ -117,8 +122,6 @@ def _settings(given):
 
 def _saved_encoder(path):
     """Returns the absolute path of an encoder and the hash of its file."""
-    if path is None:
-        raise ValueError("transfer needs encoder=, the path of a .keras file (--encoder)")
     path = Path(path).expanduser().resolve()
     return str(path), hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
@@ -226,7 +229,8 @@ def _samples(train, ratio, kind, folder, settings):
     parts = [train] if kind == "conditional" else [train.only(name) for name in train.classes]
     images, labels, realism = [], [], []
     for part in parts:
-        gan = fold_gan(part, -(-settings["gan_steps"] // len(parts)), folder, settings["gan_width"])
+        steps = -(-settings["gan_steps"] // len(parts))
+        gan = fold_gan(part, steps, folder, settings["gan_width"], settings["gan_encoder"])
         for label, name in enumerate(part.classes):
             own = train.classes.index(name)
             count = int(np.ceil(ratio * (part.labels == label).sum()))
@@ -236,7 +240,7 @@ def _samples(train, ratio, kind, folder, settings):
     return Samples(*(np.concatenate(each) for each in (images, labels, realism)))
 
 
-def fold_gan(films, steps, folder, width):
+def fold_gan(films, steps, folder, width, encoder=None):
     """Trains the GAN of a training fold, or reads it back where it was trained before.
 
     Args:
@@ -244,17 +248,24 @@ def fold_gan(films, steps, folder, width):
         steps: Steps of 32 films.
         folder: Folder of the GANs, `gans` in that of the evaluation.
         width: Width of both networks.
+        encoder: Path of a `.keras` file whose features the discriminator judges, or `None`.
 
     Returns:
-        The trained conditional `GAN` of `kerasgan.best_gan`, without framing.
+        The trained conditional `GAN` of `kerasgan.best_gan`; without an encoder as first registered
+        in results/protocol.md, without framing.
     """
+    from kerasgan.store import load_safely
     from kerasgan.training import best_gan, fit_gan
 
-    recipe = json.dumps({"steps": steps, "width": width, "code": CODE})
-    key = hashlib.sha256(f"{films.hash} {recipe}".encode()).hexdigest()[:16]
+    recipe = {"steps": steps, "width": width, "code": CODE}
+    if encoder is None:
+        changes = {"framing": False}
+    else:
+        encoder, recipe["encoder"] = _saved_encoder(encoder)
+        changes = {"encoder": load_safely(encoder)}
+    key = hashlib.sha256(f"{films.hash} {json.dumps(recipe)}".encode()).hexdigest()[:16]
     epochs = -(-steps // -(-len(films) // 32))
-    # As registered in results/protocol.md, before framing was found.
-    gan = best_gan(films.size, width, len(films.classes), steps, seed=0, framing=False)
+    gan = best_gan(films.size, width, len(films.classes), steps, seed=0, **changes)
     fit_gan(gan, films, epochs, folder / key, 32, every=max(1, epochs // 4), grids=1)
     return gan
 
@@ -289,7 +300,7 @@ def _predict(arm, train, test, samples, classifier, seed, settings):
 def _encoder(path):
     from kerasgan.quality import Encoder
 
-    return Encoder.keras(path)
+    return Encoder.regions(path)
 
 
 def baseline(name, train, test):

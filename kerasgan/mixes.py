@@ -69,6 +69,8 @@ CORE_ARMS = (
 # Batches are drawn with replacement, so one duplicated control serves every ratio: more duplicates
 # change how often a film is seen by chance alone.
 FURTHER_ARMS = (
+    Mix("real + duplicated", "duplicated", duplicated=1),
+    Mix("real + synthetic", "synthetic", synthetic=1),
     _synthetic("classic + synthetic x 0.25", 0.25),
     _synthetic("classic + synthetic x 0.5", 0.5),
     _synthetic("classic + synthetic x 2", 2),

@@ -61,18 +61,35 @@ class Encoder:
         Raises:
             ValueError: the file is damaged, could run code, or is no model of square grey images.
         """
-        from kerasgan.films import to_float
-        from kerasgan.store import load_safely
+        model = _saved_encoder(path)
+        return cls(name or f"{model.name} ({Path(path).name})", _applied(model))
 
-        model = load_safely(path, "encoder")
-        shapes = [tuple(tensor.shape) for tensor in (*model.inputs, *model.outputs)]
-        side = shapes[0][1]
-        if len(shapes) != 2 or shapes[0] != (None, side, side, 1) or side is None:
+    @classmethod
+    def regions(cls, path, grid=4):
+        """The last maps at 1/16 of the side of a saved model, averaged over `grid` x `grid` parts.
+
+        In films of one pose, unlike in photographs, where something is says what it is. Of those
+        maps, the last residual sum counts, or the last of all where a model has none.
+
+        Raises:
+            ValueError: as of `Encoder.keras`, or the model has no such maps.
+        """
+        model = _saved_encoder(path)
+        side = -(-model.input_shape[1] // 16)
+        maps = [x for x in model.layers if x.output.shape[1:-1] == (side, side)]
+        maps = [x for x in maps if type(x).__name__ == "Add"] or maps
+        if not maps or side < grid:
             raise ValueError(
-                f"{path} is no encoder: it must turn (n, h, h, 1) into features. Received: {shapes}"
+                f"{path} has no maps of a sixteenth of its side to cut in {grid} x {grid} parts"
             )
-        name = name or f"{model.name} ({Path(path).name})"
-        return cls(name, lambda x: model.predict_on_batch(to_float(_resized(x, side))))
+        encode = _applied(type(model)(model.input, maps[-1].output))
+
+        def average(images):
+            rows = np.array_split(encode(images), grid, axis=1)
+            parts = [part for row in rows for part in np.array_split(row, grid, axis=2)]
+            return np.concatenate([part.mean(axis=(1, 2)) for part in parts], axis=1)
+
+        return cls(f"{model.name} ({Path(path).name}), {grid} x {grid} regions", average)
 
     @classmethod
     def imagenet(cls, architecture="InceptionV3"):
@@ -96,6 +113,26 @@ class Encoder:
             return model.predict_on_batch(prepare(colour))
 
         return cls(f"ImageNet {architecture}", encode)
+
+
+def _saved_encoder(path):
+    from kerasgan.store import load_safely
+
+    model = load_safely(path, "encoder")
+    shapes = [tuple(tensor.shape) for tensor in (*model.inputs, *model.outputs)]
+    side = shapes[0][1]
+    if len(shapes) != 2 or shapes[0] != (None, side, side, 1) or side is None:
+        raise ValueError(
+            f"{path} is no encoder: it must turn (n, h, h, 1) into features. Received: {shapes}"
+        )
+    return model
+
+
+def _applied(model):
+    from kerasgan.films import to_float
+
+    side = model.input_shape[1]
+    return lambda images: model.predict_on_batch(to_float(_resized(images, side)))
 
 
 @contextmanager

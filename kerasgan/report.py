@@ -128,7 +128,8 @@ def write_evaluation(films, folder, out, n_splits, classifier):
     Args:
         films: The `Films` evaluated.
         folder: Folder given to `cross_validate`.
-        out: Folder of `comparison.csv`, `statistics.csv` and `figures/comparison-*.png`.
+        out: Folder of `comparison.csv`, `statistics.csv` and `figures/comparison-<classifier>-*`;
+            the tables' rows of other classifiers on the same films stay.
         n_splits: Folds a repeat.
         classifier: The classifier of the primary contrast.
 
@@ -145,8 +146,8 @@ def write_evaluation(films, folder, out, n_splits, classifier):
     predictions = crossval.read_predictions(folder)
     sizes = len(films) - n_test, n_test
     statistics = crossval.contrasts(comparison, *sizes, predictions, classifier)
-    write_text(out / "comparison.csv", comparison.to_csv(index=False))
-    write_text(out / "statistics.csv", statistics.to_csv(index=False))
+    for name, table in {"statistics": statistics, "comparison": comparison}.items():
+        write_rows(out, name, table, comparison)
     confusions, bins = {}, {}
     for arm in (crossval.PRIMARY[1], crossval.PRIMARY[0], "HOG + SVM"):
         # One repeat: a film predicted in each of many would be counted as many films.
@@ -165,8 +166,28 @@ def write_evaluation(films, folder, out, n_splits, classifier):
         figures["reliability"] = plots.plot_reliability(bins, films.note)
     (out / "figures").mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
-        plots.save_figure(figure, out / "figures" / f"comparison-{name}.png")
+        path = out / "figures" / f"comparison-{classifier}-{name}.png"
+        plots.save_figure(figure, path)
     return comparison, statistics
+
+
+def write_rows(out, name, table, comparison):
+    """Writes a table of an evaluation, beside rows of other classifiers on the same films.
+
+    Args:
+        out: Folder of the evaluations' tables.
+        name: `"comparison"` or `"statistics"`.
+        table: The table.
+        comparison: The evaluation's `comparison`, which names its films and classifiers.
+    """
+    path, main, remedy = out / f"{name}.csv", out / "comparison.csv", "move it away, and try again"
+    others = None
+    if path.is_file() and main.is_file():
+        before = read_table(main, remedy)
+        if set(before["data_hash"]) == set(comparison["data_hash"]):
+            before = before if path == main else read_table(path, remedy)
+            others = before[~before["classifier"].isin(set(comparison["classifier"]))]
+    write_text(path, pd.concat([others, table]).to_csv(index=False))
 
 
 def write_reproduction(films, folder, out):

@@ -21,6 +21,7 @@ from kerasgan.crossval import (
     source_confusion,
 )
 from kerasgan.mixes import CORE_ARMS, FURTHER_ARMS, PROBES, Mix, Samples, no_lungs, training_sets
+from kerasgan.networks import build_resnet
 from kerasgan.phantom import simulate_films
 
 TINY = {"n_splits": 2, "repeats": 1, "steps": 2, "batch_size": 4, "gan_steps": 3, "gan_width": 2}
@@ -80,8 +81,9 @@ def test_an_evaluation_goes_on_where_it_stopped(evaluated, films):
 def test_transfer_and_its_ensemble_join_a_finished_evaluation(films, tmp_path):
     import keras
 
-    image = keras.Input((16, 16, 1))
-    encoder = keras.Model(image, keras.layers.Flatten()(image), name="pixels")
+    image = keras.Input((64, 64, 1))
+    maps = keras.layers.AveragePooling2D(16)(image)
+    encoder = keras.Model(image, keras.layers.Flatten()(maps), name="pixels")
     encoder.save(tmp_path / "pixels.keras")
     more = {**TINY, "classifiers": ("cnn", "transfer")}
     with pytest.raises(ValueError, match="transfer needs encoder="):
@@ -96,7 +98,7 @@ def test_transfer_and_its_ensemble_join_a_finished_evaluation(films, tmp_path):
     chances = chances.pivot_table("p_covid", "filename", "classifier")
     mean = chances[["cnn", "transfer"]].mean(axis=1)
     np.testing.assert_allclose(chances["cnn + transfer"], mean)
-    other = keras.Model(image, keras.layers.Flatten()(image), name="others")
+    other = keras.Model(image, keras.layers.Flatten()(maps), name="others")
     other.save(tmp_path / "pixels.keras")
     with pytest.raises(ValueError, match="begun with encoder="):
         cross_validate(films, ARMS, tmp_path / "cv", **more)
@@ -148,7 +150,7 @@ def test_a_folder_refuses_other_settings_and_takes_further_arms(evaluated, films
 def test_further_arms_and_probes_run(films, tmp_path, chosen, gans):
     arms = [arm for arm in (*FURTHER_ARMS, *PROBES) if arm.name in chosen]
     train, test = next(films.folds(2))
-    settings = {**TINY, "gan_steps": 4, "baselines": (), "seeds": (0,)}
+    settings = {**TINY, "gan_steps": 4, "gan_encoder": None, "baselines": (), "seeds": (0,)}
     run_fold(arms, train, test, (0, 0), tmp_path, settings)
     predictions = read_predictions(tmp_path)
     assert set(predictions["arm"]) == set(chosen)
@@ -156,6 +158,15 @@ def test_further_arms_and_probes_run(films, tmp_path, chosen, gans):
     if "no covid films" in chosen:
         taken = source_confusion(predictions)
         assert taken.sum() == pytest.approx(1) and "covid" not in taken
+
+
+def test_a_fold_gan_can_be_judged_by_an_encoder(films, tmp_path):
+    build_resnet(16, width=2).save(tmp_path / "encoder.keras")
+    judged = {**TINY, "gan_steps": 2, "gan_encoder": tmp_path / "encoder.keras"}
+    cross_validate(films, ARMS[-1:], tmp_path / "cv", baselines=(), **judged)
+    assert ARMS[-1].name in set(read_predictions(tmp_path / "cv")["arm"])
+    with pytest.raises(ValueError, match="begun with gan_encoder="):
+        cross_validate(films, ARMS[-1:], tmp_path / "cv", **TINY | {"gan_steps": 2})
 
 
 def drawn_for(films, ratio):

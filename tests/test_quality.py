@@ -365,6 +365,31 @@ def test_keras_encoder_reads_a_saved_model_and_resizes(tmp_path):
     assert encoder.name == "means (encoder.keras)"
 
 
+def test_regions_say_where_something_is(tmp_path):
+    import keras
+
+    from kerasgan.films import to_float
+
+    image = keras.Input((64, 64, 1))
+    small = keras.layers.AveragePooling2D(16)(image)
+    maps = keras.layers.Add()([small, small])
+    narrow = keras.layers.AveragePooling2D(32)(image)
+    narrow = keras.layers.GlobalAveragePooling2D()(narrow)
+    more = keras.layers.GlobalAveragePooling2D()(keras.layers.Concatenate()([maps, small]))
+    out = keras.layers.Concatenate()([more, narrow])
+    keras.Model(image, out, name="sums").save(tmp_path / "sums.keras")
+    images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 1), "uint8")
+    wanted = 2 * to_float(images).reshape(3, 4, 16, 4, 16).mean(axis=(2, 4)).reshape(3, 16)
+    found = quality.Encoder.regions(tmp_path / "sums.keras")
+    np.testing.assert_allclose(found(images), wanted, rtol=1e-4, atol=1e-5)
+    assert "4 x 4 regions" in found.name
+    halves = quality.Encoder.regions(tmp_path / "sums.keras", grid=2)(images)
+    parts = wanted.reshape(3, 2, 2, 2, 2).mean(axis=(2, 4)).reshape(3, 4)
+    np.testing.assert_allclose(halves, parts, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="no maps of a sixteenth of its side to cut in 5 x 5"):
+        quality.Encoder.regions(tmp_path / "sums.keras", grid=5)
+
+
 def test_best_encoder_falls_back_and_says_so(tmp_path):
     # no cached weights, and a proxy nobody listens on: an unreachable network
     code = (

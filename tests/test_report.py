@@ -97,4 +97,20 @@ def test_an_evaluation_becomes_tables_and_figures(films16, tmp_path):
     assert statistics["primary"].sum() == 1
     assert set(statistics["n"]) == {2, len(films16)}
     names = {path.stem for path in (tmp_path / "out" / "figures").iterdir()}
-    assert names == {f"comparison-{n}" for n in ("differences", "confusion", "reliability")}
+    assert names == {f"comparison-resnet-{n}" for n in ("differences", "confusion", "reliability")}
+
+    for path in (tmp_path / "cells").glob("*/*.csv"):  # another classifier, of another folder
+        own = pd.read_csv(path).assign(fold=int(path.parent.name[-1]))
+        own["classifier"] = own["classifier"].replace("resnet", "cnn")
+        write_text(path, own.to_csv(index=False))
+    write_evaluation(films16, tmp_path / "cells", tmp_path / "out", 2, "cnn")
+    for name, before in {"comparison": table, "statistics": statistics}.items():
+        both = pd.read_csv(tmp_path / "out" / f"{name}.csv")
+        kept = both[both["classifier"] == "resnet"].reset_index(drop=True)
+        was = before[before["classifier"] == "resnet"].reset_index(drop=True)
+        pd.testing.assert_frame_equal(kept, was)
+        assert {"cnn", "resnet"} <= set(both["classifier"])
+        assert both.duplicated().sum() == 0
+    other = films16.take(np.arange(1, len(films16)))
+    write_evaluation(other, tmp_path / "cells", tmp_path / "out", 2, "cnn")
+    assert "resnet" not in set(pd.read_csv(tmp_path / "out" / "comparison.csv")["classifier"])
