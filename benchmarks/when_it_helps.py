@@ -70,6 +70,7 @@ def measure(arguments):
         "batch_size": 64,
         "gan_steps": arguments.gan_steps,
         "gan_width": arguments.gan_width,
+        "encoder": "hog",
     }
     arms, tables = arms_of(arguments.ratios), {}
     arms_known = {arm.name: asdict(arm) for arm in arms}
@@ -122,7 +123,12 @@ def main(words=None):
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.5, 2.0])
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--test", type=int, default=500, help="test films per class")
-    parser.add_argument("--classifier", default="resnet", choices=("resnet", "cnn"))
+    parser.add_argument(
+        "--classifier",
+        default="resnet",
+        choices=("resnet", "cnn", "transfer"),
+        help="transfer: logistic regression on HOG features",
+    )
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--gan-steps", type=int, default=1000)
     parser.add_argument("--gan-width", type=int, default=16)

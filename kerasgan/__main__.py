@@ -128,7 +128,7 @@ def _parser():
     compare.add_argument(
         "--classifiers", default="resnet", help="comma-separated: cnn, resnet, transfer"
     )
-    compare.add_argument("--encoder", help="transfer: .keras file with pretrained weights")
+    compare.add_argument("--encoder", help="of transfer: hog, or a pretrained .keras file")
     compare.add_argument("--gan-encoder", help="the GANs are judged by this .keras file's features")
     compare.add_argument(
         "--further", nargs="*", metavar="ARM", help="also ratios, filters, schedules: all, or these"

@@ -48,10 +48,10 @@ def cross_validate(films, arms=CORE_ARMS, folder="crossval", on_fold=None, **set
         on_fold: Function of the folder, called after every fold.
         **settings: `n_splits` (5), `repeats` (2), `seeds` ((0,)), `classifiers` (("resnet",), of
             `CLASSIFIERS`, or `"transfer"`, a linear model on `Encoder.regions` of the saved
-            `encoder`, for arms that mix their images), `steps` (600) of `batch_size` (64),
-            `gan_steps` (1500), `gan_width` (32), `gan_encoder` (None: as in `fold_gan`), `seed` (0)
-            of the folds, `baselines` (`BASELINES`), `n_jobs` (1), and `scheduler`, the address of a
-            Dask scheduler whose workers share the folder.
+            `encoder`, or on `"hog"`, for arms that mix their images), `steps` (600) of
+            `batch_size` (64), `gan_steps` (1500), `gan_width` (32), `gan_encoder` (None: as in
+            `fold_gan`), `seed` (0) of the folds, `baselines` (`BASELINES`), `n_jobs` (1), and
+            `scheduler`, the address of a Dask scheduler whose workers share the folder.
 
     Returns:
         The tidy table `arm, kind, classifier, repeat, fold, seed, class, metric, value,
@@ -73,7 +73,7 @@ def cross_validate(films, arms=CORE_ARMS, folder="crossval", on_fold=None, **set
         raise ValueError(f"arms need names of their own. Received: {[arm.name for arm in arms]}")
     folder = Path(folder).expanduser().resolve()
     if "transfer" in settings["classifiers"] and settings["encoder"] is None:
-        raise ValueError("transfer needs encoder=, the path of a .keras file (--encoder)")
+        raise ValueError("transfer needs encoder=, 'hog' or the path of a .keras file (--encoder)")
     fixed = {name: settings[name] for name in _FIXED}
     for name in ("encoder", "gan_encoder"):
         if settings[name] is not None:
@@ -121,7 +121,9 @@ def _settings(given):
 
 
 def _saved_encoder(path):
-    """Returns the absolute path of an encoder and the hash of its file."""
+    """Returns the absolute path of an encoder and the hash of its file; `hog` is no file."""
+    if path == "hog":
+        return path, path
     path = Path(path).expanduser().resolve()
     return str(path), hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
@@ -172,10 +174,11 @@ def run_fold(arms, train, test, place, folder, settings):
         test: The test `Films`.
         place: `(repeat, fold)`.
         folder: Folder of the evaluation.
-        settings: All settings of `cross_validate`.
+        settings: Settings of `cross_validate`.
     """
     from tqdm import tqdm
 
+    settings = _settings(settings)
     home, samples = _home(folder, place), {}
     for arm, classifier, seed in _missing(arms, home, settings):
         began = time.monotonic()
@@ -300,7 +303,7 @@ def _predict(arm, train, test, samples, classifier, seed, settings):
 def _encoder(path):
     from kerasgan.quality import Encoder
 
-    return Encoder.regions(path)
+    return Encoder.hog() if path == "hog" else Encoder.regions(path)
 
 
 def baseline(name, train, test):

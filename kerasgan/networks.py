@@ -427,7 +427,9 @@ def _frozen_maps(encoder, size, width, pixels):
     }
     if not last:
         raise ValueError(f"{encoder.name} has no feature maps of images of {size} pixels")
-    mixed = [layers.Conv2D(width, 1, use_bias=False)(x) for x in last.values()]
+    mixed = [  # by names of their own, as a loaded encoder may have any of Keras' own
+        layers.Conv2D(width, 1, use_bias=False, name=f"mixed_{side}")(x) for side, x in last.items()
+    ]
     maps = keras.Model(image, [image] * pixels + mixed, name="frozen_maps")
     maps.trainable = False
     return maps

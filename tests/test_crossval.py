@@ -88,6 +88,8 @@ def test_transfer_and_its_ensemble_join_a_finished_evaluation(films, tmp_path):
     more = {**TINY, "classifiers": ("cnn", "transfer")}
     with pytest.raises(ValueError, match="transfer needs encoder="):
         cross_validate(films, ARMS, tmp_path / "cv", **more)
+    needless = cross_validate(films, ARMS[:1], tmp_path / "hog", **more, encoder="hog")
+    assert "transfer" in set(needless["classifier"]), "no weights are needed"
     cross_validate(films, ARMS, tmp_path / "cv", **TINY)
     more["encoder"] = tmp_path / "pixels.keras"
     table = cross_validate(films, ARMS, tmp_path / "cv", **more)
@@ -150,7 +152,7 @@ def test_a_folder_refuses_other_settings_and_takes_further_arms(evaluated, films
 def test_further_arms_and_probes_run(films, tmp_path, chosen, gans):
     arms = [arm for arm in (*FURTHER_ARMS, *PROBES) if arm.name in chosen]
     train, test = next(films.folds(2))
-    settings = {**TINY, "gan_steps": 4, "gan_encoder": None, "baselines": (), "seeds": (0,)}
+    settings = {**TINY, "gan_steps": 4, "baselines": (), "seeds": (0,)}
     run_fold(arms, train, test, (0, 0), tmp_path, settings)
     predictions = read_predictions(tmp_path)
     assert set(predictions["arm"]) == set(chosen)

@@ -242,6 +242,10 @@ def test_a_projected_discriminator_judges_frozen_features(tmp_path):
     np.testing.assert_allclose(again(inputs), model(inputs), rtol=1e-4, atol=1e-5)
     plain = build_projected_discriminator(encoder, 32, width=4, pixels=True)
     assert plain(images).shape == (6, model.output_shape[1] + 16), "a head for the image"
+    image = keras.Input((32, 32, 1))
+    loaded = keras.Model(image, keras.layers.Conv2D(2, 3, 4, "same", name="conv2d")(image))
+    keras.utils.clear_session()  # as in a process that has made no layer yet
+    assert build_projected_discriminator(loaded, 32, 4)(images).shape == (6, 16)
     mobile = build_imagenet_encoder(32, weights=None)
     assert build_projected_discriminator(mobile, 32, 4, 3)(inputs).shape == (6, 64 // 4 * 3)
     with pytest.raises(ValueError, match="32 to 512"):
