@@ -158,6 +158,9 @@ def _parser():
         "--single-softmax", action="store_true", help="plain cross entropy, not the study's loss"
     )
     reproduction.add_argument("--jobs", type=_count, default=1, help="arms at a time")
+    reproduction.add_argument(
+        "--transfer", help="first a linear model on hog, or a pretrained .keras file's features"
+    )
 
     models = _command(commands, "models", _models, "list saved models")
     models.add_argument("folder", nargs="?", default="saved_models")
@@ -463,7 +466,7 @@ def _compare(arguments):
 
     def save(folder):
         scores = crossval.read_scores(folder, films)
-        report.write_rows(out, "comparison", scores, scores)
+        report.write_rows(out, "comparison", scores)
 
     probes = () if arguments.no_probes else mixes.PROBES
     further = {arm.name: arm for arm in mixes.FURTHER_ARMS}
@@ -499,7 +502,10 @@ def _compare(arguments):
 
 
 def _reproduction(arguments):
+    import pandas as pd
+
     from kerasgan import compare, report
+    from kerasgan.crossval import transfer_encoder
     from kerasgan.films import Films
     from kerasgan.runs import write_text
     from kerasgan.sources import load_films
@@ -514,9 +520,17 @@ def _reproduction(arguments):
             sets[suffix] = Films.from_arrays(images, labels, films.classes)
             print(f"{path}: {len(labels)} samples, repeated where an arm asks for more", flush=True)
 
-    def save(table):
-        write_text(out / "reproduction.csv", table.to_csv(index=False))
+    fast = pd.DataFrame()
+    if arguments.transfer:
+        encoder = transfer_encoder(arguments.transfer)
+        fast = compare.reproduce_by_transfer(films, arguments.folder, sets, encoder)
 
+    def save(table):
+        table = pd.concat([table, fast], ignore_index=True)
+        write_text(out / "reproduction.csv", table.to_csv(index=False))
+        return table
+
+    save(pd.DataFrame())
     table = compare.reproduce(
         films,
         arguments.folder,
@@ -528,6 +542,7 @@ def _reproduction(arguments):
         double_softmax=not arguments.single_softmax,
         n_jobs=arguments.jobs,
     )
+    table = save(table)
     report.write_reproduction(films, arguments.folder, out)
     accuracy = table[table["metric"] == "accuracy"]
     summary = accuracy.pivot_table(

@@ -1,4 +1,4 @@
-"""Classifiers of the honest evaluation: small networks, and a linear model on ImageNet features."""
+"""Classifiers of the honest evaluation: small networks, and a linear model on given features."""
 
 import functools
 

@@ -72,12 +72,16 @@ def cross_validate(films, arms=CORE_ARMS, folder="crossval", on_fold=None, **set
     if len({_path(Path(), arm.name, "", 0) for arm in arms}) != len(arms):  # also as file names
         raise ValueError(f"arms need names of their own. Received: {[arm.name for arm in arms]}")
     folder = Path(folder).expanduser().resolve()
-    if "transfer" in settings["classifiers"] and settings["encoder"] is None:
-        raise ValueError("transfer needs encoder=, 'hog' or the path of a .keras file (--encoder)")
     fixed = {name: settings[name] for name in _FIXED}
-    for name in ("encoder", "gan_encoder"):
-        if settings[name] is not None:
-            settings[name], fixed[name] = _saved_encoder(settings[name])
+    if "transfer" in settings["classifiers"]:
+        if settings["encoder"] is None:
+            raise ValueError("transfer needs encoder=, hog or the path of a .keras file")
+        settings["encoder"], fixed["encoder"] = _saved_encoder(settings["encoder"])
+        transfer_encoder(settings["encoder"])  # before anything is noted: it may be unfit
+    if settings["gan_encoder"] is not None:
+        settings["gan_encoder"], fixed["gan_encoder"] = _saved_encoder(settings["gan_encoder"])
+        if settings["gan_encoder"] == "hog":
+            raise ValueError("gan_encoder is a .keras file: no GAN is judged by hog")
     begin(folder, {arm.name: asdict(arm) for arm in arms}, films=films.hash, code=CODE, **fixed)
     jobs = [
         (arms, train, test, divmod(number, settings["n_splits"]), folder, settings)
@@ -250,7 +254,7 @@ def fold_gan(films, steps, folder, width, encoder=None):
         films: The training fold's `Films`.
         steps: Steps of 32 films.
         folder: Folder of the GANs, `gans` in that of the evaluation.
-        width: Width of both networks.
+        width: Width of the generator, and of a discriminator of pixels.
         encoder: Path of a `.keras` file whose features the discriminator judges, or `None`.
 
     Returns:
@@ -282,7 +286,7 @@ def _predict(arm, train, test, samples, classifier, seed, settings):
     if classifier == "transfer":
         _, images, labels = phases[0]
         model = fit_transfer(
-            _encoder(settings["encoder"]), images, labels, classic=arm.classic, seed=seed
+            transfer_encoder(settings["encoder"]), images, labels, classic=arm.classic, seed=seed
         )
         chances = np.zeros((len(test), len(train.classes)))
         chances[:, np.unique(labels)] = model(look(test.images))
@@ -300,7 +304,8 @@ def _predict(arm, train, test, samples, classifier, seed, settings):
 
 
 @functools.cache
-def _encoder(path):
+def transfer_encoder(path):
+    """Returns the encoder of transfer learning: `"hog"`, or regions of a saved model's maps."""
     from kerasgan.quality import Encoder
 
     return Encoder.hog() if path == "hog" else Encoder.regions(path)

@@ -68,8 +68,7 @@ class GAN(keras.Model):
                 f"{len(generator.inputs)} and {len(discriminator.inputs)} inputs"
             )
         self.generator, self.discriminator = generator, discriminator
-        parts = [layer for layer in discriminator.layers if isinstance(layer, keras.Model)]
-        self.frozen, self.heads = parts or (None, discriminator)
+        self.frozen, self.heads = _parts(discriminator)
         self.averaged = keras.models.clone_model(generator)
         self.averaged.set_weights(generator.get_weights())
         self.averaged.trainable = False
@@ -266,6 +265,14 @@ class GAN(keras.Model):
         for tracker, value in zip(self.trackers, values, strict=True):
             tracker.update_state(value)
         return workers_logs({tracker.name: tracker.result() for tracker in self.trackers})
+
+
+def _parts(discriminator):
+    """A discriminator as a frozen model that feeds a trained one, or `None` and the whole."""
+    inputs = keras.layers.InputLayer
+    parts = [layer for layer in discriminator.layers if not isinstance(layer, inputs)]
+    nested = len(parts) == 2 and all(isinstance(part, keras.Model) for part in parts)
+    return parts if nested and not parts[0].trainable_variables else (None, discriminator)
 
 
 def build_by_hand(model):

@@ -13,13 +13,14 @@ OVERDRAW = 2  # a filter keeps the best of this many times the samples an arm ne
 class Mix:
     """What a classifier learns from in one arm, in multiples of the training fold.
 
-    Every arm takes the same number of gradient steps on batches of the same size.
+    Every arm of a network takes the same number of gradient steps on batches of the same size.
 
     Attributes:
         name: Name of the arm.
         kind: `"real"`, `"classic"`, `"duplicated"`, `"synthetic"`, or `"baseline"`, which is
             described beside the others and never tested.
-        classic: `True` augments every batch, real or synthetic, by `ClassicAugmentation`.
+        classic: `True` augments every batch, real or synthetic, by `ClassicAugmentation`
+            (`transfer`: adds augmented images to the plain ones).
         duplicated: Real films added a second time, drawn with replacement within each class.
         synthetic: Samples of the fold's GAN added, within each class.
         originals: `False` leaves the fold's own films out.
@@ -66,8 +67,8 @@ CORE_ARMS = (
     _synthetic("synthetic only", originals=False),
     _synthetic("synthetic, then real", schedule="first"),
 )
-# Batches are drawn with replacement, so one duplicated control serves every ratio: more duplicates
-# change how often a film is seen by chance alone.
+# Networks draw batches with replacement, so one duplicated control serves every ratio: more
+# duplicates change how often a film is seen by chance alone. `transfer` sees every image once.
 FURTHER_ARMS = (
     Mix("real + duplicated", "duplicated", duplicated=1),
     Mix("real + synthetic", "synthetic", synthetic=1),

@@ -74,15 +74,19 @@ class Encoder:
         Raises:
             ValueError: as of `Encoder.keras`, or the model has no such maps.
         """
+        import keras
+
         model = _saved_encoder(path)
         side = -(-model.input_shape[1] // 16)
-        maps = [x for x in model.layers if x.output.shape[1:-1] == (side, side)]
-        maps = [x for x in maps if type(x).__name__ == "Add"] or maps
+        plain = [x for x in model.layers if not isinstance(x, keras.Model)]
+        maps = [x for x in plain if getattr(x.output, "shape", ())[1:-1] == (side, side)]
+        maps = [x for x in maps if isinstance(x, keras.layers.Add)] or maps
         if not maps or side < grid:
             raise ValueError(
-                f"{path} has no maps of a sixteenth of its side to cut in {grid} x {grid} parts"
+                f"{path} has no maps of a sixteenth of its side to cut in {grid} x {grid} parts: "
+                "give another network, such as one of benchmarks/imagenet_encoder.py, or hog"
             )
-        encode = _applied(type(model)(model.input, maps[-1].output))
+        encode = _applied(keras.Model(model.inputs, maps[-1].output))
 
         def average(images):
             rows = np.array_split(encode(images), grid, axis=1)

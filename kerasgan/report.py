@@ -146,8 +146,8 @@ def write_evaluation(films, folder, out, n_splits, classifier):
     predictions = crossval.read_predictions(folder)
     sizes = len(films) - n_test, n_test
     statistics = crossval.contrasts(comparison, *sizes, predictions, classifier)
-    for name, table in {"statistics": statistics, "comparison": comparison}.items():
-        write_rows(out, name, table, comparison)
+    write_rows(out, "comparison", comparison)
+    write_rows(out, "statistics", statistics)
     confusions, bins = {}, {}
     for arm in (crossval.PRIMARY[1], crossval.PRIMARY[0], "HOG + SVM"):
         # One repeat: a film predicted in each of many would be counted as many films.
@@ -171,23 +171,42 @@ def write_evaluation(films, folder, out, n_splits, classifier):
     return comparison, statistics
 
 
-def write_rows(out, name, table, comparison):
-    """Writes a table of an evaluation, beside rows of other classifiers on the same films.
+def write_rows(out, name, table):
+    """Writes a table of an evaluation, beside the rows of other classifiers that stand there.
+
+    They stay where they are of the same films and folds: where both evaluations scored a baseline
+    in a fold, they found the same.
 
     Args:
         out: Folder of the evaluations' tables.
-        name: `"comparison"` or `"statistics"`.
+        name: `"comparison"`, first of all, or `"statistics"`, which keeps what it has.
         table: The table.
-        comparison: The evaluation's `comparison`, which names its films and classifiers.
+
+    Raises:
+        ValueError: If the table there is damaged or another one.
     """
-    path, main, remedy = out / f"{name}.csv", out / "comparison.csv", "move it away, and try again"
-    others = None
-    if path.is_file() and main.is_file():
-        before = read_table(main, remedy)
-        if set(before["data_hash"]) == set(comparison["data_hash"]):
-            before = before if path == main else read_table(path, remedy)
-            others = before[~before["classifier"].isin(set(comparison["classifier"]))]
-    write_text(path, pd.concat([others, table]).to_csv(index=False))
+    path, remedy = out / f"{name}.csv", f"move {name}.csv away, and try again"
+    if table.empty:
+        return
+    if path.is_file():
+        before = read_table(path, remedy)
+        if list(before) != list(table):
+            raise ValueError(f"{path} is no table of this kind: {remedy}")
+        table = _beside(before, table, read_table(out / "comparison.csv", remedy))
+    write_text(path, table.to_csv(index=False))
+
+
+def _beside(before, table, comparison):
+    replaced = {part for name in set(table["classifier"]) for part in name.split(" + ")}
+    replaced -= {"scikit-learn"}  # baselines belong to all
+    kept = before[[replaced.isdisjoint(name.split(" + ")) for name in before["classifier"]]]
+    if "data_hash" not in table:
+        return pd.concat([kept[kept["classifier"].isin(set(comparison["classifier"]))], table])
+    both = pd.concat([kept, table], ignore_index=True).round({"value": 9})
+    keys = [name for name in both if name not in ("value", "data_hash")]
+    if both["data_hash"].nunique() > 1 or (both.groupby(keys)["value"].nunique() > 1).any():
+        return table
+    return pd.concat([kept, table], ignore_index=True)[~both.duplicated(keys, keep="last")]
 
 
 def write_reproduction(films, folder, out):

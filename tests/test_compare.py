@@ -18,6 +18,7 @@ from kerasgan.compare import (
     published_value,
     reference_arms,
     reproduce,
+    reproduce_by_transfer,
     seed_noise,
 )
 from kerasgan.films import Films
@@ -212,6 +213,23 @@ def test_a_reproduction_is_read_back_and_refuses_other_options(reproduced):
     pd.testing.assert_frame_equal(again, table)
     with pytest.raises(ValueError, match="double_softmax=True"):
         reproduce(*job[:4], arms=arms, double_softmax=False, **SHORT)
+
+
+def test_a_linear_model_learns_from_the_same_arms(reproduced):
+    table, folder, _, ((films, _, sets, *_), arms) = reproduced
+    seen = []
+
+    def pixels(images):
+        seen.append(len(images))
+        return images.reshape(len(images), -1).astype(float)
+
+    fast = reproduce_by_transfer(films, folder, sets, pixels, arms)
+    assert list(fast) == list(table) and set(fast["evaluation"]) == {"transfer"}
+    assert set(fast["arm"]) == set(table["arm"]) and set(fast["seed"]) == {0}
+    assert fast.query("arm == 'O1' and metric == 'accuracy'")["published"].item() == 0.769
+    assert fast["data_hash"].unique() == table["data_hash"].unique()
+    films_and_mirrors = len(films) + len(films.split("test"))
+    assert sum(seen) <= films_and_mirrors + 6 * 4 + 2 * 4, "no image is encoded twice"
 
 
 def test_two_processes_fit_what_one_does(reproduced, tmp_path):

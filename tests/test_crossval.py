@@ -167,6 +167,8 @@ def test_a_fold_gan_can_be_judged_by_an_encoder(films, tmp_path):
     judged = {**TINY, "gan_steps": 2, "gan_encoder": tmp_path / "encoder.keras"}
     cross_validate(films, ARMS[-1:], tmp_path / "cv", baselines=(), **judged)
     assert ARMS[-1].name in set(read_predictions(tmp_path / "cv")["arm"])
+    with pytest.raises(ValueError, match="no GAN is judged by hog"):
+        cross_validate(films, ARMS[-1:], tmp_path / "cv", **{**judged, "gan_encoder": "hog"})
     with pytest.raises(ValueError, match="begun with gan_encoder="):
         cross_validate(films, ARMS[-1:], tmp_path / "cv", **TINY | {"gan_steps": 2})
 

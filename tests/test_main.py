@@ -239,7 +239,7 @@ def test_compare_writes_tables_and_figures(tmp_path, capsys):
     )
     assert statistics["primary"].sum() == 1
     names = {path.stem for path in (out / "figures").iterdir()}
-    assert names == {f"comparison-{n}" for n in ("differences", "confusion", "reliability")}
+    assert names == {f"comparison-cnn-{n}" for n in ("differences", "confusion", "reliability")}
 
 
 @pytest.mark.slow
@@ -252,8 +252,9 @@ def test_reproduction_writes_its_table(tmp_path, capsys):
     words = ["reproduction", str(tmp_path / "films"), "--synthetic", str(tmp_path / "samples.npz")]
     words += ["--folder", str(tmp_path / "arms"), "--out", str(tmp_path / "out"), "--size", "16"]
     words += ["--seeds", "1", "--epochs", "1", "--passes", "2", "--single-softmax"]
-    assert main(words) == 0
+    assert main([*words, "--transfer", "hog"]) == 0
     table = pd.read_csv(tmp_path / "out" / "reproduction.csv")
+    assert set(table["evaluation"]) == {"reference", "deterministic", "transfer"}
     assert table["arm"].nunique() == 9 and "20 samples" in capsys.readouterr().out
     assert table.query("arm == 'O1' and metric == 'accuracy'")["published"].eq(0.769).all()
     assert (tmp_path / "out" / "figures" / "reproduction-accuracy.png").is_file()

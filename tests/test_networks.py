@@ -236,6 +236,10 @@ def test_a_projected_discriminator_judges_frozen_features(tmp_path):
     assert any((a != b).any() for a, b in zip(gan.generator.get_weights(), start, strict=True))
     assert gan.heads is not model, "generated images are encoded once for both updates"
     _trains_as_if_each_update_encoded_the_images(encoder, images)
+    image = keras.Input((32, 32, 1))
+    trained = keras.Model(image, build_discriminator(32, width=2)(image))
+    whole = GAN(build_generator(32, width=2), trained)
+    assert whole.frozen is None and whole.heads is trained, "a nested model may learn"
     model.save(tmp_path / "discriminator.keras")
     again = load_safely(tmp_path / "discriminator.keras")
     inputs = [images, np.arange(6) % 3]

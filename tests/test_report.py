@@ -6,9 +6,10 @@ import pytest
 
 from kerasgan import plots
 from kerasgan.compare import Arm, compare_arms
+from kerasgan.crossval import read_scores
 from kerasgan.films import save_films
 from kerasgan.mixes import CORE_ARMS, Mix
-from kerasgan.report import banner, summary_table, write_evaluation, write_report
+from kerasgan.report import banner, summary_table, write_evaluation, write_report, write_rows
 from kerasgan.runs import Run, write_text
 
 
@@ -112,5 +113,35 @@ def test_an_evaluation_becomes_tables_and_figures(films16, tmp_path):
         assert {"cnn", "resnet"} <= set(both["classifier"])
         assert both.duplicated().sum() == 0
     other = films16.take(np.arange(1, len(films16)))
+    write_rows(tmp_path / "out", "comparison", read_scores(tmp_path / "cells", other))
     write_evaluation(other, tmp_path / "cells", tmp_path / "out", 2, "cnn")
-    assert "resnet" not in set(pd.read_csv(tmp_path / "out" / "comparison.csv")["classifier"])
+    for name in ("comparison", "statistics"):
+        left = set(pd.read_csv(tmp_path / "out" / f"{name}.csv")["classifier"])
+        assert "resnet" not in left and "cnn" in left
+    (tmp_path / "out" / "comparison.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match="no table of this kind: move comparison.csv away"):
+        write_evaluation(films16, tmp_path / "cells", tmp_path / "out", 2, "cnn")
+
+
+def test_baselines_of_a_fold_stand_once_and_tell_other_folds(tmp_path):
+    columns = ["arm", "kind", "classifier", "repeat", "fold", "seed", "class", "metric", "value"]
+
+    def rows(classifier, folds, value):
+        own = [("real", "real", classifier, 0, fold, 0, "macro", "f1", 0.5) for fold in folds]
+        hog = ("HOG + SVM", "baseline", "scikit-learn", 0)
+        own += [(*hog, fold, 0, "macro", "f1", value + fold) for fold in folds]
+        return pd.DataFrame(own, columns=columns).assign(data_hash="x")
+
+    def written(table):
+        write_rows(tmp_path, "comparison", table)
+        return pd.read_csv(tmp_path / "comparison.csv")
+
+    written(rows("resnet", (0, 1, 2), 1 / 3))
+    both = written(rows("transfer", (0,), 1 / 3))
+    assert both["classifier"].value_counts().to_dict() == {
+        **{"resnet": 3, "scikit-learn": 3, "transfer": 1}
+    }
+    ensemble = written(rows("cnn + transfer", (0,), 1 / 3))
+    assert set(ensemble["classifier"]) == {"resnet", "scikit-learn", "cnn + transfer"}
+    folds = written(rows("cnn", (0, 1), 0.4))
+    assert set(folds["classifier"]) == {"cnn", "scikit-learn"}, "other folds: other evaluation"
