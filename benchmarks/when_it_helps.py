@@ -22,7 +22,8 @@ from kerasgan.mixes import Mix
 from kerasgan.phantom import simulate_films
 from kerasgan.runs import begin, write_text
 
-COLUMNS = ["films", "ratio", "arm", "training_set", "class", "metric", "value", "data_hash"]
+COLUMNS = ["films", "ratio", "arm", "classifier", "training_set", "class", "metric", "value"]
+COLUMNS += ["data_hash"]
 
 
 def arms_of(ratios):
@@ -87,7 +88,7 @@ def measure(arguments):
         for films in parallel(fit, jobs, arguments.jobs):
             tables[films] = scores_of(home / f"films{films}", films, test)
             table = pd.concat([tables[key] for key in sorted(tables)], ignore_index=True)
-            write_text(Path(arguments.out) / "when_it_helps.csv", table.to_csv(index=False))
+            write_text(_table(arguments), table.to_csv(index=False))
             sets, half = width(tables[films])
             print(f"{films} films per class, {sets} sets: +-{half:.3f}", flush=True)
         for films in list(open_points):
@@ -108,6 +109,12 @@ def fit(films, training_set, arms, test, home, settings):
     train = simulate_films(films, test.size, training_set, test_per_class=0)
     run_fold(arms, train, test, (training_set, 0), home / f"films{films}", settings)
     return films
+
+
+def _table(arguments):
+    """The table's path; other classifiers than the first do not write over its table and chart."""
+    tail = "" if arguments.classifier == "resnet" else f"_{arguments.classifier}"
+    return Path(arguments.out) / f"when_it_helps{tail}.csv"
 
 
 def _sizes(settings):
@@ -141,7 +148,8 @@ def main(words=None):
     figures = Path(arguments.out) / "figures"
     figures.mkdir(parents=True, exist_ok=True)
     points = gains(table)
-    plots.save_figure(plots.plot_gain(points, test.note), figures / "when_it_helps.png")
+    chart = figures / f"{_table(arguments).stem}.png"
+    plots.save_figure(plots.plot_gain(points, test.note), chart)
     print(points.round(3).to_string(index=False))
 
 

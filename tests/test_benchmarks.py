@@ -39,10 +39,11 @@ def test_the_chart_is_measured_and_resumes(script, tmp_path, capsys):
     words += ["--ratios", "0.5", "--size", "16", "--test", "8", "--classifier", "cnn"]
     words += ["--steps", "2", "--gan-steps", "2", "--gan-width", "2", "--least", "2", "--most", "2"]
     script.main(words)
-    table = pd.read_csv(tmp_path / "out" / "when_it_helps.csv")
+    table = pd.read_csv(tmp_path / "out" / "when_it_helps_cnn.csv")
+    assert set(table["classifier"]) == {"cnn"}
     assert set(table["training_set"]) == {0, 1} and set(table["ratio"]) == {0.5}
     assert set(table["arm"]) == {"duplicated 0.5", "synthetic 0.5"}
-    assert (tmp_path / "out" / "figures" / "when_it_helps.png").is_file()
+    assert (tmp_path / "out" / "figures" / "when_it_helps_cnn.png").is_file()
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("cells/films6/repeat*/*")}
     script.main(words)
     assert before == {path: path.stat().st_mtime_ns for path in before}
