@@ -449,6 +449,8 @@ def _samples(path, classes):
 
 
 def _compare(arguments):
+    import pandas as pd
+
     from kerasgan import crossval, mixes, report
     from kerasgan.classify import CLASSIFIERS
     from kerasgan.sources import load_films
@@ -495,6 +497,7 @@ def _compare(arguments):
     )
     macro = scores[scores["class"] == "macro"]
     print(macro.pivot_table("value", ["classifier", "arm"], "metric").round(3).to_string())
+    print(pd.read_csv(out / "levels.csv").round(3).to_string(index=False))
     print(table.round(3).to_string(index=False))
     for warning in crossval.shortcut_warnings(scores):
         print(f"WARNING {warning}")

@@ -500,6 +500,38 @@ def _pooled(films, arm, control):
     yield "accuracy_mcnemar", *interval, p, len(films)
 
 
+def levels(predictions):
+    """Macro sensitivity and specificity of every arm, with intervals that draw whole patients.
+
+    Args:
+        predictions: Table of `read_predictions`.
+
+    Returns:
+        DataFrame `arm, kind, classifier, metric, value, low, high, n`: `n` films, each of which
+        counts by the mean of its predictions over repeats and seeds; 95 % bootstrap intervals.
+    """
+    columns = [name for name in predictions if name.startswith("p_")]
+    classes, rows = [name[2:] for name in columns], []
+    taken = np.eye(len(columns))[predictions[columns].to_numpy().argmax(axis=1)]
+    taken = predictions.assign(**dict(zip(columns, taken.T, strict=True)))
+
+    def sensitivity(taken, kinds):
+        return np.mean([taken[kinds == k, k].mean() for k in np.unique(kinds)])
+
+    def specificity(taken, kinds):
+        return np.mean([1 - taken[kinds != k, k].mean() for k in range(len(classes))])
+
+    for key, own in taken.groupby(["arm", "kind", "classifier"], sort=False):
+        films = own.groupby(["class", "filename", "patient"])[columns].mean()
+        kinds = np.array([classes.index(name) for name in films.index.get_level_values("class")])
+        patients = films.index.get_level_values("patient")
+        for metric in (sensitivity, specificity):
+            interval = bootstrap_interval(metric, films.to_numpy(), kinds, groups=patients)
+            rows.append((*key, metric.__name__, *interval, len(films)))
+    columns = ["arm", "kind", "classifier", "metric", "value", "low", "high", "n"]
+    return pd.DataFrame(rows, columns=columns)
+
+
 def detectable(scores, n_train, n_test, classifier, wanted_power=0.8):
     """Returns the smallest true primary contrast that this many folds find with the given power.
 

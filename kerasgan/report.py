@@ -128,8 +128,8 @@ def write_evaluation(films, folder, out, n_splits, classifier):
     Args:
         films: The `Films` evaluated.
         folder: Folder given to `cross_validate`.
-        out: Folder of `comparison.csv`, `statistics.csv` and `figures/comparison-<classifier>-*`;
-            the tables' rows of other classifiers on the same films stay.
+        out: Folder of `comparison.csv`, `statistics.csv`, `levels.csv` (`crossval.levels`) and
+            `figures/comparison-<classifier>-*`; rows of other classifiers on the same films stay.
         n_splits: Folds a repeat.
         classifier: The classifier of the primary contrast.
 
@@ -148,6 +148,7 @@ def write_evaluation(films, folder, out, n_splits, classifier):
     statistics = crossval.contrasts(comparison, *sizes, predictions, classifier)
     write_rows(out, "comparison", comparison)
     write_rows(out, "statistics", statistics)
+    write_rows(out, "levels", crossval.levels(predictions))
     confusions, bins = {}, {}
     for arm in (crossval.PRIMARY[1], crossval.PRIMARY[0], "HOG + SVM"):
         # One repeat: a film predicted in each of many would be counted as many films.
@@ -179,7 +180,7 @@ def write_rows(out, name, table):
 
     Args:
         out: Folder of the evaluations' tables.
-        name: `"comparison"`, first of all, or `"statistics"`, which keeps what it has.
+        name: `"comparison"`, first of all, or another, which keeps the classifiers it has.
         table: The table.
 
     Raises:
@@ -201,7 +202,8 @@ def _beside(before, table, comparison):
     replaced -= {"scikit-learn"}  # baselines belong to all
     kept = before[[replaced.isdisjoint(name.split(" + ")) for name in before["classifier"]]]
     if "data_hash" not in table:
-        return pd.concat([kept[kept["classifier"].isin(set(comparison["classifier"]))], table])
+        others = set(comparison["classifier"]) - {"scikit-learn"}
+        return pd.concat([kept[kept["classifier"].isin(others)], table])
     both = pd.concat([kept, table], ignore_index=True).round({"value": 9})
     keys = [name for name in both if name not in ("value", "data_hash")]
     if both["data_hash"].nunique() > 1 or (both.groupby(keys)["value"].nunique() > 1).any():

@@ -15,6 +15,7 @@ from kerasgan.crossval import (
     contrasts,
     cross_validate,
     detectable,
+    levels,
     read_predictions,
     run_fold,
     shortcut_warnings,
@@ -23,6 +24,7 @@ from kerasgan.crossval import (
 from kerasgan.mixes import CORE_ARMS, FURTHER_ARMS, PROBES, Mix, Samples, no_lungs, training_sets
 from kerasgan.networks import build_resnet
 from kerasgan.phantom import simulate_films
+from kerasgan.scores import classification_scores
 
 TINY = {"n_splits": 2, "repeats": 1, "steps": 2, "batch_size": 4, "gan_steps": 3, "gan_width": 2}
 TINY["classifiers"] = ("cnn",)
@@ -160,6 +162,22 @@ def test_further_arms_and_probes_run(films, tmp_path, chosen, gans):
     if "no covid films" in chosen:
         taken = source_confusion(predictions)
         assert taken.sum() == pytest.approx(1) and "covid" not in taken
+
+
+def test_levels_count_each_film_once_and_have_intervals(evaluated, films):
+    table, folder = evaluated
+    predictions = read_predictions(folder)
+    found = levels(predictions)
+    assert len(found) == 2 * predictions[["arm", "classifier"]].drop_duplicates().shape[0]
+    assert set(found["n"]) == {len(films)}
+    assert (found["low"] <= found["value"]).all() and (found["value"] <= found["high"]).all()
+    one = predictions.query("arm == 'HOG + SVM'")
+    chances = one[[f"p_{name}" for name in films.classes]].to_numpy()
+    labels = [films.classes.index(name) for name in one["class"]]
+    scores = classification_scores(labels, chances, films.classes).query("`class` == 'macro'")
+    scores = scores.set_index("metric")["value"]
+    own = found.query("arm == 'HOG + SVM'").set_index("metric")["value"]
+    assert own.to_dict() == pytest.approx(scores[own.index].to_dict())
 
 
 def test_a_fold_gan_can_be_judged_by_an_encoder(films, tmp_path):
