@@ -556,7 +556,7 @@ def plot_gain(table, note=""):
     axis.set_xticks(films, [f"{count:g}" for count in films])
     axis.xaxis.set_minor_locator(ticker.NullLocator())
     axis.set(xlabel="films per class", ylabel="gain in macro sensitivity\nover duplicated films")
-    axis.legend(fontsize=8)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8)
     return figure
 
 
