@@ -523,17 +523,16 @@ def _reproduction(arguments):
             sets[suffix] = Films.from_arrays(images, labels, films.classes)
             print(f"{path}: {len(labels)} samples, repeated where an arm asks for more", flush=True)
 
-    fast = pd.DataFrame()
-    if arguments.transfer:
-        encoder = transfer_encoder(arguments.transfer)
-        fast = compare.reproduce_by_transfer(films, arguments.folder, sets, encoder)
+    fast = None
 
     def save(table):
         table = pd.concat([table, fast], ignore_index=True)
         write_text(out / "reproduction.csv", table.to_csv(index=False))
         return table
 
-    save(pd.DataFrame())
+    if arguments.transfer:
+        encoder = transfer_encoder(arguments.transfer)
+        fast = save(compare.reproduce_by_transfer(films, arguments.folder, sets, encoder))
     table = compare.reproduce(
         films,
         arguments.folder,
