@@ -68,6 +68,7 @@ def main():
     parser.add_argument("data")
     parser.add_argument("--folder", type=Path, default=Path("runs/crossval"))
     parser.add_argument("--encoder", help=".keras file; the best that can be had by default")
+    parser.add_argument("--gan-encoder", help="as given to compare, where it judged the GANs")
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("results/quality.csv"))
@@ -76,6 +77,9 @@ def main():
     encoder = quality.Encoder.keras(given.encoder) if given.encoder else quality.best_encoder()
     facts = json.loads((given.folder / "settings.json").read_text())["facts"]
     steps, width = facts["gan_steps"], facts["gan_width"]
+    if bool(given.gan_encoder) != bool(facts.get("gan_encoder")):
+        parser.error("give --gan-encoder where compare was given one, and only there")
+    kind = "projected" if given.gan_encoder else "conditional"
     done = crossval.read_predictions(given.folder).query("arm == @crossval.PRIMARY[0]")
     keys = ["class", "reference_set", "encoder", "metric"]
     trained, tables = set(zip(done["repeat"], done["fold"], strict=True)), []
@@ -84,7 +88,7 @@ def main():
     ):
         if divmod(fold, facts["n_splits"]) not in trained:
             continue
-        gan = crossval.fold_gan(train, steps, given.folder / "gans", width)
+        gan = crossval.fold_gan(train, steps, given.folder / "gans", width, given.gan_encoder)
         rows = measure(gan, train, test, encoder)
         tables.append(pd.DataFrame(rows, columns=[*keys, "value", "floor"]))
         print(f"fold {fold} measured", flush=True)
@@ -94,13 +98,14 @@ def main():
         value, low, high = corrected_t_test(own["value"], len(films) - n_test, n_test)[:3]
         rows.append((*key, value, low, high, own["floor"].mean()))
     table = pd.DataFrame(rows, columns=[*keys, "value", "low", "high", "floor"])
-    table.insert(0, "generator", f"conditional, {steps:,} steps, {len(tables)} folds")
+    name = f"{kind}, {steps:,} steps"
+    table.insert(0, "generator", f"{name}, {len(tables)} folds")
     if given.out.is_file():
         others = pd.read_csv(given.out)
-        others = others[~others["generator"].str.startswith("conditional, ")]
+        others = others[~others["generator"].str.startswith(f"{name}, ")]
         table = pd.concat([others, table], ignore_index=True)
     write_text(given.out, table.reindex(columns=COLUMNS).to_csv(index=False))
-    print(table[table["generator"].str.startswith("conditional")].round(3).to_string(index=False))
+    print(table[table["generator"].str.startswith(f"{name}, ")].round(3).to_string(index=False))
 
 
 if __name__ == "__main__":
