@@ -7,6 +7,7 @@ import tensorflow as tf
 from kerasgan.augment import AdaptiveAugment
 from kerasgan.films import to_uint8
 from kerasgan.losses import LOSSES
+from kerasgan.networks import copied
 
 
 class GAN(keras.Model):
@@ -69,8 +70,7 @@ class GAN(keras.Model):
             )
         self.generator, self.discriminator = generator, discriminator
         self.frozen, self.heads = _parts(discriminator)
-        self.averaged = keras.models.clone_model(generator)
-        self.averaged.set_weights(generator.get_weights())
+        self.averaged = copied(generator)
         self.averaged.trainable = False
         self.augment = augment
         if not getattr(augment, "built", True):

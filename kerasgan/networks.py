@@ -184,6 +184,13 @@ def _framed(canvas, places):
     return layers.Reshape((size, size, 1), **single)(x)
 
 
+def copied(model):
+    """Returns a model of the same layers and weights, with variables of its own."""
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
 def one_class(generator, label):
     """Makes an unconditional generator of one class from a conditional one of `build_generator`.
 
@@ -203,8 +210,7 @@ def one_class(generator, label):
     embedding = next((x for x in generator.layers if isinstance(x, layers.Embedding)), None)
     if embedding is None or not 0 <= label < embedding.input_dim:
         raise ValueError(f"{generator.name} has no class {label!r} of its own")
-    copy = keras.models.clone_model(generator)
-    copy.set_weights(generator.get_weights())
+    copy = copied(generator)
     first, *rest = [x for x in copy.layers if isinstance(x, _DRAWING)]
     latent = generator.inputs[0].shape[-1]
     kernel = first.kernel.numpy()  # (side, side, channels, latent and embedding)

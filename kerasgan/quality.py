@@ -61,7 +61,7 @@ class Encoder:
         Raises:
             ValueError: the file is damaged, could run code, or is no model of square grey images.
         """
-        model = _saved_encoder(path)
+        model = _load_encoder(path)
         return cls(name or f"{model.name} ({Path(path).name})", _applied(model))
 
     @classmethod
@@ -76,7 +76,7 @@ class Encoder:
         """
         import keras
 
-        model = _saved_encoder(path)
+        model = _load_encoder(path)
         side = -(-model.input_shape[1] // 16)
         plain = [x for x in model.layers if not isinstance(x, keras.Model)]
         maps = [x for x in plain if getattr(x.output, "shape", ())[1:-1] == (side, side)]
@@ -119,7 +119,7 @@ class Encoder:
         return cls(f"ImageNet {architecture}", encode)
 
 
-def _saved_encoder(path):
+def _load_encoder(path):
     from kerasgan.store import load_safely
 
     model = load_safely(path, "encoder")

@@ -193,22 +193,23 @@ def write_rows(out, name, table):
         before = read_table(path, remedy)
         if list(before) != list(table):
             raise ValueError(f"{path} is no table of this kind: {remedy}")
-        table = _beside(before, table, read_table(out / "comparison.csv", remedy))
+        known = before if name == "comparison" else read_table(out / "comparison.csv", remedy)
+        table = _beside(before, table, set(known["classifier"]))
     write_text(path, table.to_csv(index=False))
 
 
-def _beside(before, table, comparison):
+def _beside(before, table, known):
     replaced = {part for name in set(table["classifier"]) for part in name.split(" + ")}
     replaced -= {"scikit-learn"}  # baselines belong to all
     kept = before[[replaced.isdisjoint(name.split(" + ")) for name in before["classifier"]]]
     if "data_hash" not in table:
-        others = set(comparison["classifier"]) - {"scikit-learn"}
-        return pd.concat([kept[kept["classifier"].isin(others)], table])
-    both = pd.concat([kept, table], ignore_index=True).round({"value": 9})
+        return pd.concat([kept[kept["classifier"].isin(known - {"scikit-learn"})], table])
+    both = pd.concat([kept, table], ignore_index=True)
     keys = [name for name in both if name not in ("value", "data_hash")]
-    if both["data_hash"].nunique() > 1 or (both.groupby(keys)["value"].nunique() > 1).any():
+    values = both.round({"value": 9}).groupby(keys)["value"]
+    if both["data_hash"].nunique() > 1 or (values.nunique() > 1).any():
         return table
-    return pd.concat([kept, table], ignore_index=True)[~both.duplicated(keys, keep="last")]
+    return both[~both.duplicated(keys, keep="last")]
 
 
 def write_reproduction(films, folder, out):

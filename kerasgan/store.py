@@ -74,10 +74,9 @@ def save_generator(generator, folder, trained_on, trained_with=None, half=False,
 
 
 def _rounded(model):
-    import keras
+    from kerasgan.networks import copied
 
-    copy = keras.models.clone_model(model)
-    copy.set_weights(model.get_weights())
+    copy = copied(model)
     for variable in copy.trainable_variables:
         variable.assign(variable.numpy().astype(np.float16))
     return copy
