@@ -87,6 +87,7 @@ def main():
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--steps", type=int, default=1500, help="of 32 films each")
     parser.add_argument("--no-framing", action="store_true", help="a generator of plain canvases")
+    parser.add_argument("--moments", type=float, default=2.0, help="weight, of variants projected")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("results/ablation.csv"))
     given = parser.parse_args()
@@ -102,19 +103,22 @@ def main():
     facts = {"size": given.size, "steps": given.steps, "seed": given.seed, "n": len(seen)}
     facts |= {"framing": not given.no_framing, "encoder": encoder.name}
     for name in given.variants or [v for v in VARIANTS if given.features or not projected(v)]:
+        facts["moments"] = given.moments * projected(name)
         same = (table["variant"] == name) & np.all(
             [table.get(key, None) == value for key, value in facts.items()], axis=0
         )
         if same.any():
             continue
         started = time.monotonic()
-        shape = {key: facts[key] for key in ("size", "steps", "seed", "framing")}
+        shape = {key: facts[key] for key in ("size", "steps", "seed", "framing", "moments")}
         shape["n_classes"] = len(train.classes)
         if projected(name):
             shape["encoder"] = load_safely(given.features, "encoder")
         gan = best_gan(**shape, **VARIANTS[name])
         epochs = -(-given.steps // -(-len(seen) // 32))
         batches = seen.batches(32, seed=given.seed, labels=True)
+        if gan.moments:
+            gan.adapt(seen)
         gan.fit(batches, epochs=epochs, verbose=0, shuffle=False)
         scores = measure(gan, seen, held_out, encoder)
         row = {"variant": name, **facts, **scores.round(4)}

@@ -258,8 +258,8 @@ def fold_gan(films, steps, folder, width, encoder=None):
         encoder: Path of a `.keras` file whose features the discriminator judges, or `None`.
 
     Returns:
-        The trained conditional `GAN` of `kerasgan.best_gan`; without an encoder as first registered
-        in results/protocol.md, without framing.
+        The trained conditional `GAN` of `kerasgan.best_gan` as registered in results/protocol.md:
+        without an encoder it does not frame, with one it matches no moments.
     """
     from kerasgan.store import load_safely
     from kerasgan.training import best_gan, fit_gan
@@ -269,7 +269,7 @@ def fold_gan(films, steps, folder, width, encoder=None):
         changes = {"framing": False}
     else:
         encoder, recipe["encoder"] = _saved_encoder(encoder)
-        changes = {"encoder": load_safely(encoder)}
+        changes = {"encoder": load_safely(encoder), "moments": 0.0}
     key = hashlib.sha256(f"{films.hash} {json.dumps(recipe)}".encode()).hexdigest()[:16]
     epochs = -(-steps // -(-len(films) // 32))
     gan = best_gan(films.size, width, len(films.classes), steps, seed=0, **changes)

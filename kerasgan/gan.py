@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from kerasgan.augment import AdaptiveAugment
 from kerasgan.films import to_uint8
-from kerasgan.losses import LOSSES
+from kerasgan.losses import LOSSES, ClassMoments
 from kerasgan.networks import copied
 
 
@@ -32,10 +32,14 @@ class GAN(keras.Model):
         r2: Weight of the same penalty on generated images, 0 for none.
         penalty_every: Steps from one penalty to the next; its weight is scaled to match (Karras
             et al. 2020, "lazy regularization").
+        moments: Weight of `losses.ClassMoments` in the generator's loss, 0 for none: generated
+            images, as they are, are held to the real ones' moments of the maps of a frozen part.
+            `adapt` notes these before the training.
         seed: Integer seed of all noise and augmentation.
 
     Raises:
-        ValueError: If only one of the networks is conditional, or they disagree on the size.
+        ValueError: If only one of the networks is conditional, or they disagree on the size, or
+            `moments` finds no frozen part.
 
     Example:
         >>> gan = GAN(build_generator(64), build_discriminator(64), augment=DiffAugment())
@@ -53,6 +57,7 @@ class GAN(keras.Model):
         r1=0.0,
         r2=0.0,
         penalty_every=1,
+        moments=0.0,
         seed=0,
         name="gan",
     ):
@@ -70,6 +75,9 @@ class GAN(keras.Model):
             )
         self.generator, self.discriminator = generator, discriminator
         self.frozen, self.heads = _parts(discriminator)
+        if moments and self.frozen is None:
+            raise ValueError("moments= needs a discriminator of frozen maps: projected, or 0")
+        self.moments, self.distance = moments, None
         self.averaged = copied(generator)
         self.averaged.trainable = False
         self.augment = augment
@@ -123,6 +131,20 @@ class GAN(keras.Model):
         generator_optimizer.build(self.generator.trainable_variables)
         discriminator_optimizer.build(self.discriminator.trainable_variables)
 
+    def adapt(self, films, batch_size=64):
+        """Notes the moments of the real films' maps, which `moments` asks for.
+
+        Args:
+            films: The training `Films`.
+            batch_size: Films a pass.
+
+        Raises:
+            ValueError: If a class has no films.
+        """
+        batches = films.batches(batch_size, labels=self.conditional)
+        seen = ((self._maps(real), labels) for real, labels in map(self._unpack, batches))
+        self.distance = ClassMoments(seen, len(films.classes) if self.conditional else 1)
+
     def call(self, inputs, training=False):
         """Draws images from the averaged generator: latents[, classes] -> float32 images."""
         return self.averaged(inputs, training=training)
@@ -152,7 +174,8 @@ class GAN(keras.Model):
 
             again, again_class = self._judge(shown, labels)
             g_loss, _ = self.gan_loss(tf.stop_gradient(real_logits), again)
-            total = self.generator_optimizer.scale_loss(share * (g_loss + again_class))
+            total = g_loss + again_class + self._apart(fake, labels)
+            total = self.generator_optimizer.scale_loss(share * total)
         variables = self.generator.trainable_variables
         self.generator_optimizer.apply(g_tape.gradient(total, variables), variables)
         if isinstance(self.augment, AdaptiveAugment):
@@ -230,6 +253,17 @@ class GAN(keras.Model):
         logits, classes = (tf.cast(output, tf.float32) for output in outputs)
         loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, classes)
         return logits, tf.reduce_mean(loss)
+
+    def _apart(self, fake, labels):
+        """The weighted distance of the generated images from the real ones' moments."""
+        if not self.moments:
+            return 0.0
+        if self.distance is None:
+            raise ValueError("moments= needs adapt(films), with the training films, before fit")
+        return self.moments * self.distance(self._maps(fake), labels)
+
+    def _maps(self, images):
+        return tf.nest.flatten(self._seen(images))
 
     def _penalty(self, real, fake, labels, step):
         """Squared gradient norms of the logits, every `penalty_every` steps."""

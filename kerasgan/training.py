@@ -67,9 +67,10 @@ RECIPE = {
     "encoder": None,
     "pixels": False,
     "momentum": 0.5,
+    "moments": 0.0,
 }
 
-_PROJECTED = {"loss": "hinge"}  # what changes with an encoder
+_PROJECTED = {"loss": "hinge", "moments": 2.0}  # what changes with an encoder
 
 
 def best_gan(size=64, width=32, n_classes=4, steps=6000, head="projection", seed=0, **changes):
@@ -87,11 +88,12 @@ def best_gan(size=64, width=32, n_classes=4, steps=6000, head="projection", seed
         head: `"projection"`, or `"auxiliary"` for an ACGAN.
         seed: Integer seed of the initial weights, the noise and the augmentation.
         **changes: Changes of `RECIPE`: `norm`, `latent`, `upsampling`, `framing` and `deviation`
-            of the networks, `policy` of DiffAugment, or of ADA if `adaptive`, `ema`, `r1`, `r2` and
-            `penalty_every` of `GAN`, `loss`, the `rate` that Adam begins with and its `momentum`
-            (beta 1), and an `encoder` whose features the discriminator judges, and `pixels` too
-            if True (without `norm`, `head`, `deviation`; see `build_projected_discriminator`);
-            the `loss` is then the hinge loss unless another is named.
+            of the networks, `policy` of DiffAugment, or of ADA if `adaptive`, `ema`, `r1`, `r2`,
+            `penalty_every` and `moments` of `GAN`, `loss`, the `rate` that Adam begins with and its
+            `momentum` (beta 1), and an `encoder` whose features the discriminator judges, and
+            `pixels` too if True (without `norm`, `head`, `deviation`; see
+            `build_projected_discriminator`); the `loss` is then the hinge loss and `moments` are
+            matched, unless said otherwise.
 
     Returns:
         A compiled conditional `GAN`.
@@ -121,7 +123,7 @@ def best_gan(size=64, width=32, n_classes=4, steps=6000, head="projection", seed
         ),
         judge,
         augment=augment(recipe["policy"]) if recipe["policy"] else None,
-        **{name: recipe[name] for name in ("ema", "r1", "r2", "penalty_every")},
+        **{name: recipe[name] for name in ("ema", "r1", "r2", "penalty_every", "moments")},
         seed=seed,
     )
     rates = [
@@ -153,10 +155,13 @@ def fit_gan(gan, films, epochs, folder, batch_size=32, every=10, grids=8):
     """
     folder = Path(folder)
     if is_chief(gan):  # of several workers that share the folder, one writes
-        begin(folder, {}, films=films.hash, seed=gan.seed, batch_size=batch_size)
+        facts = {"films": films.hash, "seed": gan.seed, "batch_size": batch_size}
+        begin(folder, {}, **facts, moments=gan.moments)
     checkpoint, stop = Checkpoint(folder / "checkpoint", every), StopOnNaN()
     first = checkpoint.restore(gan)
     if first < epochs:
+        if gan.moments:
+            gan.adapt(films)
         gan.fit(
             films.batches(batch_size, seed=gan.seed, first_epoch=first, labels=gan.conditional),
             initial_epoch=first,

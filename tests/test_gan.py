@@ -7,7 +7,12 @@ from kerasgan.augment import AdaptiveAugment, DiffAugment
 from kerasgan.callbacks import Checkpoint
 from kerasgan.films import to_float
 from kerasgan.gan import GAN, draw
-from kerasgan.networks import build_discriminator, build_generator
+from kerasgan.networks import (
+    build_classifier,
+    build_discriminator,
+    build_generator,
+    build_projected_discriminator,
+)
 
 
 def small_gan(n_classes=None, compiled=True, rate=1e-3, **options):
@@ -260,3 +265,34 @@ def test_adaptive_augmentation_rises_while_real_films_are_told(films16, tmp_path
     again = gan()
     assert Checkpoint(tmp_path).restore(again) == 3
     assert again.augment.probability.numpy() == reached
+
+
+def projected_gan(moments, n_classes=4):
+    keras.utils.set_random_seed(0)
+    encoder = build_classifier(16)
+    encoder = keras.Model(encoder.input, encoder.layers[-3].output)
+    judge = build_projected_discriminator(encoder, 16, 4, n_classes)
+    gan = GAN(build_generator(16, 8, 4, n_classes), judge, moments=moments)
+    gan.compile(keras.optimizers.Adam(3e-3, 0.5), keras.optimizers.Adam(1e-9), loss=no_loss)
+    return gan
+
+
+def test_moments_alone_teach_a_generator_the_mean_of_each_class(films16):
+    gan = projected_gan(1.0)
+    gan.adapt(films16)
+    before = [gan.generate(64, labels=label).astype(float).mean(0) for label in range(4)]
+    gan.fit(films16.batches(48, labels=True), epochs=60, verbose=0)
+    for label, name in enumerate(films16.classes):
+        real = films16.only(name).images.mean(0)
+        after = gan.generate(64, labels=label).mean(0)
+        assert np.abs(after - real).mean() < 0.5 * np.abs(before[label] - real).mean()
+    one = projected_gan(1.0, None)
+    one.adapt(films16)
+    one.fit(films16.batches(48), verbose=0)
+
+
+def test_moments_need_frozen_maps_and_films(films16):
+    with pytest.raises(ValueError, match="frozen maps"):
+        small_gan(moments=1.0)
+    with pytest.raises(ValueError, match="adapt"):
+        projected_gan(1.0).fit(films16.batches(48, labels=True), verbose=0)
