@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from kerasgan.augment import AdaptiveAugment, DiffAugment
-from kerasgan.networks import build_generator
+from kerasgan.losses import LOSSES
+from kerasgan.networks import build_generator, build_resnet
 from kerasgan.training import (
     best_gan,
     fit_gan,
@@ -53,6 +54,22 @@ def test_fit_gan_goes_on_where_it_stopped(films16, tmp_path):
     assert list(history["epoch"]) == list(again["epoch"]) == [1, 2, 3, 4]
     grids = read_sample_grids(tmp_path / "whole" / "samples")
     assert list(grids) == [2, 4] and grids[4].shape == (16, 128)
+
+
+def test_a_projected_gan_that_matches_moments_goes_on_where_it_stopped(films16, tmp_path):
+    encoder = build_resnet(16, width=2)
+
+    def train(folder, *epochs):
+        for count in epochs:
+            gan = best_gan(16, 2, steps=6, encoder=encoder)
+            fit_gan(gan, films16, count, folder, every=1, grids=1)
+        return gan
+
+    whole, parts = train(tmp_path / "whole", 3), train(tmp_path / "parts", 1, 3)
+    assert whole.moments and whole.gan_loss is LOSSES["hinge"]
+    np.testing.assert_array_equal(whole.generate(3, labels=1), parts.generate(3, labels=1))
+    with pytest.raises(ValueError, match="moments=2.0"):
+        fit_gan(best_gan(16, 2, encoder=encoder, moments=0.0), films16, 4, tmp_path / "parts")
 
 
 def test_a_diverged_training_says_so(films16, tmp_path):
