@@ -225,6 +225,7 @@ def one_class(generator, label):
     dense.set_weights([own, embedding.get_weights()[0][label] @ of_class])
     x = layers.Reshape((side, side, channels))(x)
     for layer in rest:
+        layer.trainable = True  # it was learnt, also where the generator is a frozen average
         x = layer(x)
     if framing:
         x = _framed(x, places)

@@ -1,5 +1,6 @@
 """Saved models: a folder with a `.keras` file, `card.json` and, of a generator, `samples.png`."""
 
+import io
 import json
 import os
 import platform
@@ -43,7 +44,7 @@ def save_generator(generator, folder, trained_on, trained_with=None, half=False,
             go on the card.
         trained_with: The `Films` of all classes, if it is one class of a conditional generator:
             the card then names the patients of all.
-        half: `True` rounds the trained weights to half precision, for a file a sixth smaller; a
+        half: `True` rounds the trained weights to half precision, for a file half the size; a
             pixel then changes by a grey level at most.
         **facts: Further entries of the card, such as `seed`, `epochs`, `scores`.
 
@@ -54,8 +55,12 @@ def save_generator(generator, folder, trained_on, trained_with=None, half=False,
         OSError: If the folder cannot be written; nothing half-written is left.
     """
     from kerasgan.gan import draw
+    from kerasgan.networks import copied
 
-    generator = getattr(generator, "averaged", generator)
+    if hasattr(generator, "averaged"):
+        average = generator.averaged.get_weights()
+        generator = copied(generator.generator)  # whose trained layers are marked as such
+        generator.set_weights(average)
     if half:
         generator, facts = _rounded(generator), {"weights": "float16", **facts}
     latent, conditional = generator.inputs[0].shape[-1], len(generator.inputs) > 1
@@ -165,6 +170,9 @@ def _save(model, role, folder, trained_on, facts, images=None, trained_with=None
 def write_model(model, path):
     """Writes a `.keras` file, compressed, whole or not at all.
 
+    Each array is compressed by itself, its bytes sorted by weight: rounded weights then take little
+    room, and so do, in a git repository, those that two models share.
+
     Args:
         model: The model.
         path: The file's path, in a folder that exists.
@@ -175,11 +183,33 @@ def write_model(model, path):
         packed = zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED)
         with zipfile.ZipFile(plain) as stored, packed:
             for name in stored.namelist():
-                packed.writestr(name, stored.read(name))
+                content = stored.read(name)
+                content = _compressed(content) if name.endswith(".h5") else content
+                packed.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
         os.replace(partial, path)
     finally:
         for leftover in (plain, partial):
             leftover.unlink(missing_ok=True)
+
+
+def _compressed(content):
+    """An HDF5 file, as bytes, with its arrays compressed."""
+    import h5py
+
+    packed = io.BytesIO()
+    with h5py.File(io.BytesIO(content)) as source, h5py.File(packed, "w") as target:
+
+        def put(name, item):
+            if isinstance(item, h5py.Group):
+                new = target.require_group(name)
+            else:
+                options = {"compression": "gzip", "shuffle": True} if item.size > 64 else {}
+                new = target.create_dataset(name, data=item[()], **options)
+            new.attrs.update(item.attrs)
+
+        target.attrs.update(source.attrs)
+        source.visititems(put)
+    return packed.getvalue()
 
 
 def _versions():
