@@ -100,6 +100,7 @@ def main():
     train = films.split("train").without_patients(set(films.split("test").patients))
     seen, held_out = next(train.folds(5, seed=given.seed))
     table = pd.read_csv(given.out) if given.out.is_file() else pd.DataFrame(columns=["variant"])
+    table["moments"] = table.get("moments", 0.0)  # of a table from before they could be matched
     facts = {"size": given.size, "steps": given.steps, "seed": given.seed, "n": len(seen)}
     facts |= {"framing": not given.no_framing, "encoder": encoder.name}
     for name in given.variants or [v for v in VARIANTS if given.features or not projected(v)]:

@@ -131,19 +131,22 @@ class GAN(keras.Model):
         generator_optimizer.build(self.generator.trainable_variables)
         discriminator_optimizer.build(self.discriminator.trainable_variables)
 
-    def adapt(self, films, batch_size=64):
+    def adapt(self, films, batch_size=64, cache=True):
         """Notes the moments of the real films' maps, which `moments` asks for.
 
         Args:
             films: The training `Films`.
             batch_size: Films a pass.
+            cache: `False` reads files batch by batch, as of `Films.batches`.
 
         Raises:
             ValueError: If a class has no films.
         """
-        batches = films.batches(batch_size, labels=self.conditional)
-        seen = ((self._maps(real), labels) for real, labels in map(self._unpack, batches))
+        batches = films.batches(batch_size, labels=self.conditional, cache=cache)
+        pairs = map(self._unpack, batches)
+        seen = ((tf.nest.flatten(self._seen(real)), labels) for real, labels in pairs)
         self.distance = ClassMoments(seen, len(films.classes) if self.conditional else 1)
+        self.train_function = None  # it was traced with the moments of before
 
     def call(self, inputs, training=False):
         """Draws images from the averaged generator: latents[, classes] -> float32 images."""
@@ -174,7 +177,7 @@ class GAN(keras.Model):
 
             again, again_class = self._judge(shown, labels)
             g_loss, _ = self.gan_loss(tf.stop_gradient(real_logits), again)
-            total = g_loss + again_class + self._apart(fake, labels)
+            total = g_loss + again_class + self._apart(fake, shown, labels)
             total = self.generator_optimizer.scale_loss(share * total)
         variables = self.generator.trainable_variables
         self.generator_optimizer.apply(g_tape.gradient(total, variables), variables)
@@ -254,16 +257,14 @@ class GAN(keras.Model):
         loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, classes)
         return logits, tf.reduce_mean(loss)
 
-    def _apart(self, fake, labels):
+    def _apart(self, fake, shown, labels):
         """The weighted distance of the generated images from the real ones' moments."""
         if not self.moments:
             return 0.0
         if self.distance is None:
             raise ValueError("moments= needs adapt(films), with the training films, before fit")
-        return self.moments * self.distance(self._maps(fake), labels)
-
-    def _maps(self, images):
-        return tf.nest.flatten(self._seen(images))
+        plain = shown if self.augment is None else self._seen(fake)
+        return self.moments * self.distance(tf.nest.flatten(plain), labels)
 
     def _penalty(self, real, fake, labels, step):
         """Squared gradient norms of the logits, every `penalty_every` steps."""

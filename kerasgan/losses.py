@@ -93,15 +93,18 @@ class ClassMoments:
     def __init__(self, batches, n_classes):
         self.n_classes, count, sums = n_classes, 0.0, None
         for maps, labels in batches:
-            maps = [np.asarray(x, np.float64) for x in maps]
             labels = np.zeros(len(maps[0]), int) if labels is None else np.asarray(labels)
             hot = np.eye(n_classes)[labels].T  # classes, images
-            new = [np.stack([np.tensordot(hot, x**k, 1) for k in (1, 2)]) for x in maps]
+            new = [self._sums(np.asarray(x, np.float64), hot) for x in maps]
             sums = new if sums is None else [old + own for old, own in zip(sums, new, strict=True)]
             count = count + hot.sum(1)
         if not np.all(count):
             raise ValueError(f"every class needs real images. Received counts {count}")
         self.real = [self._standard(total, count) for total in sums]
+
+    @staticmethod
+    def _sums(x, hot):
+        return np.stack([np.tensordot(hot, power, 1) for power in (x, np.square(x))])
 
     @staticmethod
     def _standard(sums, count):

@@ -114,7 +114,7 @@ PROFILES["best"] = replace(
     PROFILES["quick"],
     width=32,
     gan_epochs=100,
-    best_steps=4_000,
+    best_steps=3_000,
     classic=PROFILES["paper"].classic,
     synthetic=PROFILES["paper"].synthetic,
     classifier_epochs=150,
@@ -378,12 +378,13 @@ def read_json(path, remedy):
 _TEXTS = ("arm", "class", "classifier", "filename", "kind", "label", "patient")
 
 
-def begin(folder, arms, **facts):
+def begin(folder, arms, absent=None, **facts):
     """Notes what a folder of results was begun with, and refuses to mix it with anything else.
 
     Args:
         folder: The folder, made if missing.
         arms: Dict from name to definition; further arms may join later.
+        absent: Dict of what facts were where an older folder does not name them.
         **facts: Whatever all its results have in common.
 
     Raises:
@@ -395,6 +396,7 @@ def begin(folder, arms, **facts):
     known = read_json(path, remedy) if path.is_file() else new
     if not all(isinstance(known.get(part), dict) for part in new):
         raise ValueError(f"{path} is damaged, or of a run of the notebooks: give another folder")
+    known["facts"] = {**(absent or {}), **known["facts"]}
     for part in ("facts", "arms"):
         for name in known[part].keys() & new[part].keys():
             if known[part][name] != new[part][name]:

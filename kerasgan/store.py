@@ -53,6 +53,7 @@ def save_generator(generator, folder, trained_on, trained_with=None, half=False,
 
     Raises:
         OSError: If the folder cannot be written; nothing half-written is left.
+        ValueError: If a model to be rounded is frozen.
     """
     from kerasgan.gan import draw
     from kerasgan.networks import copied
@@ -82,6 +83,8 @@ def _rounded(model):
     from kerasgan.networks import copied
 
     copy = copied(model)
+    if not copy.trainable_variables:
+        raise ValueError("half=True rounds trained layers: give the GAN, or a model not frozen")
     for variable in copy.trainable_variables:
         variable.assign(variable.numpy().astype(np.float16))
     return copy

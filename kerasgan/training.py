@@ -93,7 +93,8 @@ def best_gan(size=64, width=32, n_classes=4, steps=6000, head="projection", seed
             `momentum` (beta 1), and an `encoder` whose features the discriminator judges, and
             `pixels` too if True (without `norm`, `head`, `deviation`; see
             `build_projected_discriminator`); the `loss` is then the hinge loss and `moments` are
-            matched, unless said otherwise.
+            matched with a weight of 2, unless said otherwise. `fit_gan` trains it; a plain `fit`
+            needs `gan.adapt(films)` first where `moments` count.
 
     Returns:
         A compiled conditional `GAN`.
@@ -151,12 +152,13 @@ def fit_gan(gan, films, epochs, folder, batch_size=32, every=10, grids=8):
 
     Raises:
         FloatingPointError: If the training produced NaN; the last good checkpoint is kept.
-        ValueError: If the folder's training is of other films, another seed or another network.
+        ValueError: If the folder's training is of other films, seed, `moments` or another network,
+            or a class has no films whose moments could be matched.
     """
     folder = Path(folder)
     if is_chief(gan):  # of several workers that share the folder, one writes
         facts = {"films": films.hash, "seed": gan.seed, "batch_size": batch_size}
-        begin(folder, {}, **facts, moments=gan.moments)
+        begin(folder, {}, {"moments": 0.0}, **facts, moments=gan.moments)
     checkpoint, stop = Checkpoint(folder / "checkpoint", every), StopOnNaN()
     first = checkpoint.restore(gan)
     if first < epochs:
@@ -188,7 +190,8 @@ def fit_best(films, steps, folder, width=32, encoder=None, seed=0):
         steps: Batches of 32 films, rounded up to whole epochs.
         folder: Folder of the checkpoint and the grids, as in `fit_gan`.
         width: Width of both networks.
-        encoder: `None`, or a Keras encoder whose features the discriminator judges.
+        encoder: `None`, or a Keras encoder whose features the discriminator judges, and whose
+            moments by class the generator matches.
         seed: Integer seed of everything random.
 
     Returns:

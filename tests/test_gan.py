@@ -291,6 +291,8 @@ def test_moments_alone_teach_a_generator_the_classes(films16):
     assert apart() < 0.3 * before
     means = [gan.generate(64, labels=label).mean() for label in range(4)]
     assert means[3] - means[0] > 30
+    gan.adapt(films16.split("test"))
+    assert gan.train_function is None, "a step traced before would match the other films"
     one = projected_gan(1.0, None)
     one.adapt(films16)
     one.fit(films16.batches(48), verbose=0)

@@ -54,6 +54,9 @@ def test_half_precision_saves_space_and_changes_a_grey_level_at_most(films16, tm
     drawn = [draw(load_model(folder), 20).astype(int) for folder in (whole, half)]
     assert np.abs(drawn[0] - drawn[1]).max() <= 1
     np.testing.assert_array_equal(drawn[0], draw(generator, 20))
+    with pytest.raises(ValueError, match="not frozen"):
+        save_generator(gan.averaged, tmp_path / "frozen", films16, half=True)
+    save_generator(gan, tmp_path / "gan", films16, half=True)
 
 
 def test_the_card_of_one_class_of_a_conditional_gan_names_all_patients(films16, tmp_path):
