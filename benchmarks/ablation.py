@@ -118,8 +118,7 @@ def main():
         gan = best_gan(**shape, **VARIANTS[name])
         epochs = -(-given.steps // -(-len(seen) // 32))
         batches = seen.batches(32, seed=given.seed, labels=True)
-        if gan.moments:
-            gan.adapt(seen)
+        gan.adapt(seen)
         gan.fit(batches, epochs=epochs, verbose=0, shuffle=False)
         scores = measure(gan, seen, held_out, encoder)
         row = {"variant": name, **facts, **scores.round(4)}

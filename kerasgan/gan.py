@@ -132,7 +132,7 @@ class GAN(keras.Model):
         discriminator_optimizer.build(self.discriminator.trainable_variables)
 
     def adapt(self, films, batch_size=64, cache=True):
-        """Notes the moments of the real films' maps, which `moments` asks for.
+        """Notes the moments of the real films' maps; nothing where no `moments` are matched.
 
         Args:
             films: The training `Films`.
@@ -142,6 +142,8 @@ class GAN(keras.Model):
         Raises:
             ValueError: If a class has no films.
         """
+        if not self.moments:
+            return
         batches = films.batches(batch_size, labels=self.conditional, cache=cache)
         pairs = map(self._unpack, batches)
         seen = ((tf.nest.flatten(self._seen(real)), labels) for real, labels in pairs)

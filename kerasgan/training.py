@@ -162,8 +162,7 @@ def fit_gan(gan, films, epochs, folder, batch_size=32, every=10, grids=8):
     checkpoint, stop = Checkpoint(folder / "checkpoint", every), StopOnNaN()
     first = checkpoint.restore(gan)
     if first < epochs:
-        if gan.moments:
-            gan.adapt(films)
+        gan.adapt(films)
         gan.fit(
             films.batches(batch_size, seed=gan.seed, first_epoch=first, labels=gan.conditional),
             initial_epoch=first,
@@ -203,7 +202,7 @@ def fit_best(films, steps, folder, width=32, encoder=None, seed=0):
         ValueError: If the folder's training is of other films, another seed or another network.
 
     Example:
-        >>> gan, history, generators = fit_best(train, 4000, "runs/best", encoder=encoder)
+        >>> gan, history, generators = fit_best(train, 3000, "runs/best", encoder=encoder)
     """
     gan = best_gan(films.size, width, len(films.classes), steps, seed=seed, encoder=encoder)
     history = fit_gan(gan, films, -(-steps // -(-len(films) // 32)), folder)
