@@ -259,7 +259,7 @@ def fold_gan(films, steps, folder, width, encoder=None):
 
     Returns:
         The trained conditional `GAN` of `kerasgan.best_gan` as registered in results/protocol.md:
-        without an encoder it does not frame, with one it matches no moments.
+        without an encoder it does not frame, with one it is held to no features of the films.
     """
     from kerasgan.store import load_safely
     from kerasgan.training import best_gan, fit_gan
@@ -269,7 +269,7 @@ def fold_gan(films, steps, folder, width, encoder=None):
         changes = {"framing": False}
     else:
         encoder, recipe["encoder"] = _saved_encoder(encoder)
-        changes = {"encoder": load_safely(encoder), "moments": 0.0}
+        changes = {"encoder": load_safely(encoder), "moments": 0.0, "gradients": 0.0}
     key = hashlib.sha256(f"{films.hash} {json.dumps(recipe)}".encode()).hexdigest()[:16]
     epochs = -(-steps // -(-len(films) // 32))
     gan = best_gan(films.size, width, len(films.classes), steps, seed=0, **changes)

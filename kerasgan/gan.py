@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from kerasgan.augment import AdaptiveAugment
 from kerasgan.films import to_uint8
-from kerasgan.losses import LOSSES, ClassMoments
+from kerasgan.losses import LOSSES, ClassKernel, ClassMoments, oriented_gradients
 from kerasgan.networks import copied
 
 
@@ -35,6 +35,8 @@ class GAN(keras.Model):
         moments: Weight of `losses.ClassMoments` in the generator's loss, 0 for none: generated
             images, as they are, are held to the real ones' moments of the maps of a frozen part.
             `adapt` notes these before the training.
+        gradients: Weight of `losses.ClassKernel` of `losses.oriented_gradients`, likewise, of
+            images of at least 16 pixels a side; 0 for none. No frozen part is needed.
         seed: Integer seed of all noise and augmentation.
 
     Raises:
@@ -58,6 +60,7 @@ class GAN(keras.Model):
         r2=0.0,
         penalty_every=1,
         moments=0.0,
+        gradients=0.0,
         seed=0,
         name="gan",
     ):
@@ -78,6 +81,7 @@ class GAN(keras.Model):
         if moments and self.frozen is None:
             raise ValueError("moments= needs a discriminator of frozen maps: projected, or 0")
         self.moments, self.distance = moments, None
+        self.gradients, self.kernel = gradients, None
         self.averaged = copied(generator)
         self.averaged.trainable = False
         self.augment = augment
@@ -132,7 +136,7 @@ class GAN(keras.Model):
         discriminator_optimizer.build(self.discriminator.trainable_variables)
 
     def adapt(self, films, batch_size=64, cache=True):
-        """Notes the moments of the real films' maps; nothing where no `moments` are matched.
+        """Notes what of the real films the generated images are held to; without that, nothing.
 
         Args:
             films: The training `Films`.
@@ -142,13 +146,18 @@ class GAN(keras.Model):
         Raises:
             ValueError: If a class has no films.
         """
-        if not self.moments:
-            return
-        batches = films.batches(batch_size, labels=self.conditional, cache=cache)
-        pairs = map(self._unpack, batches)
-        seen = ((tf.nest.flatten(self._seen(real)), labels) for real, labels in pairs)
-        self.distance = ClassMoments(seen, len(films.classes) if self.conditional else 1)
-        self.train_function = None  # it was traced with the moments of before
+
+        def looked_at(look):
+            batches = films.batches(batch_size, labels=self.conditional, cache=cache)
+            return ((look(real), labels) for real, labels in map(self._unpack, batches))
+
+        n_classes = len(films.classes) if self.conditional else 1
+        if self.moments:
+            maps = looked_at(lambda real: tf.nest.flatten(self._seen(real)))
+            self.distance = ClassMoments(maps, n_classes)
+        if self.gradients:
+            self.kernel = ClassKernel(looked_at(oriented_gradients), n_classes)
+        self.train_function = None  # it was traced with those of before
 
     def call(self, inputs, training=False):
         """Draws images from the averaged generator: latents[, classes] -> float32 images."""
@@ -260,13 +269,16 @@ class GAN(keras.Model):
         return logits, tf.reduce_mean(loss)
 
     def _apart(self, fake, shown, labels):
-        """The weighted distance of the generated images from the real ones' moments."""
-        if not self.moments:
-            return 0.0
-        if self.distance is None:
-            raise ValueError("moments= needs adapt(films), with the training films, before fit")
-        plain = shown if self.augment is None else self._seen(fake)
-        return self.moments * self.distance(tf.nest.flatten(plain), labels)
+        """The weighted distance of the generated images, as they are, from the real ones."""
+        total = 0.0
+        if (self.moments and self.distance is None) or (self.gradients and self.kernel is None):
+            raise ValueError("moments= and gradients= need adapt(films), the training films' first")
+        if self.moments:
+            plain = shown if self.augment is None else self._seen(fake)
+            total += self.moments * self.distance(tf.nest.flatten(plain), labels)
+        if self.gradients:
+            total += self.gradients * self.kernel(oriented_gradients(fake), labels)
+        return total
 
     def _penalty(self, real, fake, labels, step):
         """Squared gradient norms of the logits, every `penalty_every` steps."""

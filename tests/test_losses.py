@@ -1,8 +1,20 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from sklearn.metrics.pairwise import rbf_kernel
 
-from kerasgan.losses import LOSSES, ClassMoments, hinge, non_saturating, relativistic
+from kerasgan import quality
+from kerasgan.films import to_float
+from kerasgan.losses import (
+    LOSSES,
+    ClassKernel,
+    ClassMoments,
+    hinge,
+    non_saturating,
+    oriented_gradients,
+    relativistic,
+)
+from kerasgan.phantom import simulate
 
 REAL, FAKE = tf.constant([[2.0], [1.0]]), tf.constant([[-1.0], [0.5]])
 
@@ -74,3 +86,67 @@ def test_moments_know_the_classes_apart_and_do_not_depend_on_how_films_are_batch
 def test_moments_need_every_class():
     with pytest.raises(ValueError, match="every class needs"):
         ClassMoments([_maps(10, 1, 0)], 2)
+
+
+def _features(count, classes, seed, shift=0.0, spread=1.0):
+    maps, labels = _maps(count, classes, seed, shift, spread)
+    return maps[0] / np.array([1.0, 10.0, 0.1], np.float32), labels
+
+
+def test_a_kernel_agrees_on_the_same_source_without_bias_even_in_small_batches():
+    apart = []
+    for seed in range(150):
+        real = ClassKernel([_features(40, 2, 1000 + seed)], 2)
+        apart.append(float(real(*_features(8, 2, seed))))
+    assert abs(np.mean(apart)) < 3 * np.std(apart) / 150**0.5
+    assert min(apart) < 0 < max(apart)
+
+
+def test_a_kernel_grows_with_a_shift_and_with_variety_lost_or_tied():
+    real = ClassKernel([_features(400, 1, 0)], 1)
+
+    def apart(features):
+        return float(real(features, np.zeros(len(features), int)))
+
+    same, rng = _features(400, 1, 1)[0], np.random.default_rng(2)
+    assert abs(apart(same)) < 0.001 < apart(same + 0.2) < apart(same + 0.5)
+    assert apart(0.5 * same) > 0.01
+    tied = np.broadcast_to(rng.standard_normal((400, 1, 1, 1)), same.shape)
+    assert apart(tied) > 0.05, "each place has the films' moments, all places together have not"
+
+
+def test_a_kernel_is_the_unbiased_estimate_by_class():
+    films, labels = _features(60, 2, 0)
+    images, drawn = _features(16, 2, 1)
+    x, y = (a.reshape(len(a), -1).astype(float) for a in (films, images))
+    gamma = 1 / x.var(0).sum()
+    expected = 0.0
+    for label in range(2):
+        a, b = x[labels == label], y[drawn == label]
+        own = [rbf_kernel(c, gamma=gamma) for c in (a, b)]
+        pairs = sum((k.sum() - len(k)) / (len(k) * (len(k) - 1)) for k in own)
+        expected += len(b) / 16 * (pairs - 2 * rbf_kernel(a, b, gamma=gamma).mean())
+    parts = [(films[part], labels[part]) for part in (slice(0, 7), slice(7, 60))]
+    kernel = ClassKernel(parts, 2)
+    np.testing.assert_allclose(float(kernel(images, drawn)), expected, atol=1e-5)
+    assert float(kernel(images[:1], drawn[:1])) == 0  # no pair
+
+
+def test_a_kernel_needs_every_class_and_keeps_a_bounded_number_of_films():
+    with pytest.raises(ValueError, match="every class needs"):
+        ClassKernel([_features(10, 1, 0)], 2)
+    many = ClassKernel([_features(400, 1, seed) for seed in range(3)], 1)
+    assert len(many.real[0]) == ClassKernel.KEPT
+
+
+def test_oriented_gradients_are_those_of_the_measure_and_have_slopes_everywhere():
+    images = simulate(range(4), 64)
+    maps = oriented_gradients(to_float(images))
+    np.testing.assert_allclose(
+        maps.numpy().reshape(len(images), -1), quality.hog_features(images), atol=0.03
+    )
+    flat = tf.Variable(tf.zeros((2, 16, 24, 1)))
+    with tf.GradientTape() as tape:
+        total = tf.reduce_sum(tf.square(oriented_gradients(flat)))
+    assert oriented_gradients(flat).shape == (2, 1, 2, 36)
+    assert np.all(np.isfinite(tape.gradient(total, flat)))
