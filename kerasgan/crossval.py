@@ -233,11 +233,12 @@ def _samples(train, ratio, kind, folder, settings):
     from kerasgan.gan import draw
     from kerasgan.quality import verdicts
 
-    parts = [train] if kind == "conditional" else [train.only(name) for name in train.classes]
+    parts = [train.only(name) for name in train.classes] if kind == "per class" else [train]
     images, labels, realism = [], [], []
     for part in parts:
         steps = -(-settings["gan_steps"] // len(parts))
-        gan = fold_gan(part, steps, folder, settings["gan_width"], settings["gan_encoder"])
+        of_gan = folder, settings["gan_width"], settings["gan_encoder"], kind == "held"
+        gan = fold_gan(part, steps, *of_gan)
         for label, name in enumerate(part.classes):
             own = train.classes.index(name)
             count = int(np.ceil(ratio * (part.labels == label).sum()))
@@ -247,7 +248,7 @@ def _samples(train, ratio, kind, folder, settings):
     return Samples(*(np.concatenate(each) for each in (images, labels, realism)))
 
 
-def fold_gan(films, steps, folder, width, encoder=None):
+def fold_gan(films, steps, folder, width, encoder=None, held=False):
     """Trains the GAN of a training fold, or reads it back where it was trained before.
 
     Args:
@@ -256,20 +257,25 @@ def fold_gan(films, steps, folder, width, encoder=None):
         folder: Folder of the GANs, `gans` in that of the evaluation.
         width: Width of the generator, and of a discriminator of pixels.
         encoder: Path of a `.keras` file whose features the discriminator judges, or `None`.
+        held: `True` holds the samples to the films' oriented gradients and, with an encoder, to
+            the moments of its maps, as `best_gan` does with one; `False` to neither.
 
     Returns:
         The trained conditional `GAN` of `kerasgan.best_gan` as registered in results/protocol.md:
-        without an encoder it does not frame, with one it is held to no features of the films.
+        without an encoder it does not frame.
     """
     from kerasgan.store import load_safely
     from kerasgan.training import best_gan, fit_gan
 
     recipe = {"steps": steps, "width": width, "code": CODE}
+    changes = {"gradients": 4.0 if held else 0.0}
+    if held:
+        recipe["held"] = True
     if encoder is None:
-        changes = {"framing": False}
+        changes["framing"] = False
     else:
         encoder, recipe["encoder"] = _saved_encoder(encoder)
-        changes = {"encoder": load_safely(encoder), "moments": 0.0, "gradients": 0.0}
+        changes |= {"encoder": load_safely(encoder), "moments": 2.0 if held else 0.0}
     key = hashlib.sha256(f"{films.hash} {json.dumps(recipe)}".encode()).hexdigest()[:16]
     epochs = -(-steps // -(-len(films) // 32))
     gan = best_gan(films.size, width, len(films.classes), steps, seed=0, **changes)

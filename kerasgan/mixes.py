@@ -29,7 +29,8 @@ class Mix:
             and none of the added images.
         keep: `"all"` samples as drawn, or of twice as many the better half: `"confident"` by an SVM
             fitted to the fold's own films, `"realistic"` by the GAN's discriminator.
-        gan: `"conditional"`, or `"per class"`: one GAN a class, sharing out the same steps.
+        gan: `"conditional"`; `"held"`: one held to the films' features as well (`best_gan`); or
+            `"per class"`: one GAN a class, sharing out the same steps.
         view: What the classifier sees: `"whole"`, or `"no_lungs"`, the shortcut probe.
         without: A class whose films are left out of the training: the source confusion probe.
 
@@ -78,6 +79,10 @@ FURTHER_ARMS = (
     _synthetic("classic + synthetic x 4", 4),
     _synthetic("confident samples", keep="confident"),
     _synthetic("realistic samples", keep="realistic"),
+    _synthetic("held samples", gan="held"),
+    _synthetic("held samples x 0.5", 0.5, gan="held"),
+    _synthetic("held samples only", originals=False, gan="held"),
+    Mix("real + held samples", "synthetic", synthetic=1, gan="held"),
     _synthetic("per-class GANs", gan="per class"),
     _synthetic("synthetic, annealed", schedule="annealed"),
 )

@@ -269,9 +269,10 @@ def sliced_wasserstein(real, fake, patches=64, directions=128, seed=0):
     return distances
 
 
-def detectability(real, fake, patients=None, seed=0):
-    """How well HOG + SVM tells real from fake: `(accuracy, low, high)` over three 5-fold runs.
+def detectability(real, fake, patients=None, seed=0, features=hog_features):
+    """How well an SVM tells real from fake: `(accuracy, low, high)` over three 5-fold runs.
 
+    `features` is of images, as an `Encoder` is: HOG unless said otherwise.
     On equal counts, folds by patient; 0.5 is a coin. An exact copy of a real film shares its fold;
     near copies do not, and push the accuracy below 0.5, a sign of copying rather than of quality.
     Fakes that repeat each other are told by it, as they should be. The interval is Wilson's.
@@ -284,9 +285,9 @@ def detectability(real, fake, patients=None, seed=0):
     real, groups, fake = real[chosen], groups[chosen], fake[rng.permutation(len(fake))[:count]]
     owner = {image.tobytes(): group for image, group in zip(real, groups, strict=True)}
     copied = [owner.get(image.tobytes(), -1 - i) for i, image in enumerate(fake)]
-    features, truth = hog_features(np.concatenate([real, fake])), np.repeat([0, 1], count)
+    seen, truth = features(np.concatenate([real, fake])), np.repeat([0, 1], count)
     right = [
-        cross_val_predict(hog_svc(), features, truth, groups=[*groups, *copied], cv=folds) == truth
+        cross_val_predict(hog_svc(), seen, truth, groups=[*groups, *copied], cv=folds) == truth
         for folds in (
             StratifiedGroupKFold(5, shuffle=True, random_state=seed + i) for i in range(3)
         )
@@ -411,7 +412,8 @@ def compare_sets(
     Each score but detectability is a mean over random halves of the real films, split by patient,
     each against as many generated images; the floor is one half against the other: all on one n.
     The interval is the half-sample bootstrap's, 1.96 deviations over the halves each way, wide
-    rather than narrow. Detectability is on all films, with Wilson's interval; its floor is 0.5.
+    rather than narrow. Detectability is on all films, by HOG and, as `detectability_encoder`, by
+    the first encoder, with Wilson's interval; its floor is 0.5.
 
     Args:
         real: images of one class.
@@ -446,6 +448,8 @@ def compare_sets(
             rows.append((name, *key, mean, mean - margin, mean + margin, floor))
         told = detectability(real, images, patients, seed)
         rows.append((name, encoders[0].name, "detectability", *told, 0.5))
+        told = detectability(real, images, patients, seed, encoders[0])
+        rows.append((name, encoders[0].name, "detectability_encoder", *told, 0.5))
     columns = ["generator", "encoder", "metric", "value", "low", "high", "floor"]
     table = pd.DataFrame(rows, columns=columns)
     table.insert(1, "class", class_name)

@@ -15,6 +15,7 @@ from kerasgan.crossval import (
     contrasts,
     cross_validate,
     detectable,
+    fold_gan,
     levels,
     read_predictions,
     run_fold,
@@ -148,6 +149,7 @@ def test_a_folder_refuses_other_settings_and_takes_further_arms(evaluated, films
     ("chosen", "gans"),
     [
         (("realistic samples", "no covid films"), 1),
+        (("held samples", "real + held samples", "classic + synthetic x 0.25"), 2),
         pytest.param(("per-class GANs",), 4, marks=pytest.mark.slow),
     ],
 )
@@ -183,8 +185,11 @@ def test_levels_count_each_film_once_and_have_intervals(evaluated, films):
 def test_a_fold_gan_can_be_judged_by_an_encoder(films, tmp_path):
     build_resnet(16, width=2).save(tmp_path / "encoder.keras")
     judged = {**TINY, "gan_steps": 2, "gan_encoder": tmp_path / "encoder.keras"}
-    cross_validate(films, ARMS[-1:], tmp_path / "cv", baselines=(), **judged)
-    assert ARMS[-1].name in set(read_predictions(tmp_path / "cv")["arm"])
+    held = Mix("held", "synthetic", synthetic=1, gan="held")
+    cross_validate(films, [ARMS[-1], held], tmp_path / "cv", baselines=(), **judged)
+    assert {ARMS[-1].name, "held"} == set(read_predictions(tmp_path / "cv")["arm"])
+    gan = fold_gan(films, 2, tmp_path / "gans", 4, tmp_path / "encoder.keras", held=True)
+    assert gan.moments and gan.gradients
     with pytest.raises(ValueError, match="no GAN is judged by hog"):
         cross_validate(films, ARMS[-1:], tmp_path / "cv", **{**judged, "gan_encoder": "hog"})
     with pytest.raises(ValueError, match="begun with gan_encoder="):

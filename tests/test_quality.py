@@ -147,6 +147,9 @@ def test_detectability_of_like_unlike_copied_and_collapsed_sets():
     accuracy, low, high = quality.detectability(real, films(80, seed=1))
     assert low < 0.5 < high and low <= accuracy <= high
     assert quality.detectability(real, noisy(films(60, seed=1), 25))[0] > 0.9
+    dark = films(60, seed=1) // 2  # gradients, in blocks of unit length, do not tell
+    assert quality.detectability(real, dark)[0] < 0.8
+    assert quality.detectability(real, dark, features=lambda x: x.mean((1, 2)))[0] > 0.95
     assert quality.detectability(real, real[::-1])[0] == pytest.approx(0.5, abs=0.01)
     assert quality.detectability(real, np.repeat(films(1, seed=1), 60, axis=0))[0] > 0.95
 
