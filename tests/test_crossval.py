@@ -185,9 +185,8 @@ def test_levels_count_each_film_once_and_have_intervals(evaluated, films):
 def test_a_fold_gan_can_be_judged_by_an_encoder(films, tmp_path):
     build_resnet(16, width=2).save(tmp_path / "encoder.keras")
     judged = {**TINY, "gan_steps": 2, "gan_encoder": tmp_path / "encoder.keras"}
-    held = Mix("held", "synthetic", synthetic=1, gan="held")
-    cross_validate(films, [ARMS[-1], held], tmp_path / "cv", baselines=(), **judged)
-    assert {ARMS[-1].name, "held"} == set(read_predictions(tmp_path / "cv")["arm"])
+    cross_validate(films, ARMS[-1:], tmp_path / "cv", baselines=(), **judged)
+    assert ARMS[-1].name in set(read_predictions(tmp_path / "cv")["arm"])
     gan = fold_gan(films, 2, tmp_path / "gans", 4, tmp_path / "encoder.keras", held=True)
     assert gan.moments and gan.gradients
     with pytest.raises(ValueError, match="no GAN is judged by hog"):
