@@ -225,10 +225,9 @@ class ClassKernel:
         """Mean of the kernel over pairs of different members."""
         member = tf.cast(member, tf.float32)
         n = tf.reduce_sum(member)
-        all_pairs = tf.tensordot(member, tf.linalg.matvec(kernel, member), 1)
-        return (all_pairs - tf.tensordot(member, tf.linalg.diag_part(kernel), 1)) / tf.maximum(
-            n * (n - 1), 1
-        )
+        pairs = tf.tensordot(member, tf.linalg.matvec(kernel, member), 1)
+        selves = tf.tensordot(member, tf.linalg.diag_part(kernel), 1)
+        return (pairs - selves) / tf.maximum(n * (n - 1), 1)
 
 
 def oriented_gradients(images, cell=8, bins=9):
@@ -255,8 +254,8 @@ def oriented_gradients(images, cell=8, bins=9):
     cells = cell**2 * tf.nn.avg_pool2d(votes, cell, cell, "VALID")
     rows, columns = (side - 1 for side in cells.shape[1:3])
     corners = [cells[:, i : rows + i, j : columns + j] for i in (0, 1) for j in (0, 1)]
-    blocks = tf.concat(corners, -1)
-    for ceiling in (0.2, None):
-        blocks /= tf.sqrt(tf.reduce_sum(tf.square(blocks), -1, keepdims=True) + 1e-6)
-        blocks = tf.minimum(blocks, ceiling) if ceiling else blocks
-    return blocks
+    return _unit(tf.minimum(_unit(tf.concat(corners, -1)), 0.2))
+
+
+def _unit(rows):
+    return rows / tf.sqrt(tf.reduce_sum(tf.square(rows), -1, keepdims=True) + 1e-6)

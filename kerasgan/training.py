@@ -193,8 +193,8 @@ def fit_best(films, steps, folder, width=32, encoder=None, seed=0):
         steps: Batches of 32 films, rounded up to whole epochs.
         folder: Folder of the checkpoint and the grids, as in `fit_gan`.
         width: Width of both networks.
-        encoder: `None`, or a Keras encoder whose features the discriminator judges, and whose
-            moments by class the generator matches.
+        encoder: `None`, or a Keras encoder whose features the discriminator judges; the samples
+            are then held to the films' features too, as of `best_gan`.
         seed: Integer seed of everything random.
 
     Returns:

@@ -311,7 +311,7 @@ def test_gradients_alone_teach_a_generator_of_any_discriminator(films16):
         return float(gan.kernel(oriented_gradients(to_float(gan.generate(100))), None))
 
     before = apart()
-    gan.fit(films.batches(12), epochs=150, verbose=0)
+    gan.fit(films.batches(12), epochs=80, verbose=0)
     assert apart() < 0.5 * before
 
 
