@@ -88,7 +88,7 @@ def main():
     parser.add_argument("--steps", type=int, default=1500, help="of 32 films each")
     parser.add_argument("--no-framing", action="store_true", help="a generator of plain canvases")
     parser.add_argument("--moments", type=float, default=2.0, help="weight, of variants projected")
-    parser.add_argument("--gradients", type=float, default=4.0, help="likewise")
+    parser.add_argument("--hog", type=float, default=4.0, help="likewise")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("results/ablation.csv"))
     given = parser.parse_args()
@@ -101,22 +101,21 @@ def main():
     train = films.split("train").without_patients(set(films.split("test").patients))
     seen, held_out = next(train.folds(5, seed=given.seed))
     table = pd.read_csv(given.out) if given.out.is_file() else pd.DataFrame(columns=["variant"])
-    for name in ("moments", "gradients"):
+    for name in ("moments", "hog"):
         table[name] = table.get(name, 0.0)  # of a table from before they could be matched
     facts = {"size": given.size, "steps": given.steps, "seed": given.seed, "n": len(seen)}
     facts |= {"framing": not given.no_framing, "encoder": encoder.name}
     for name in given.variants or [v for v in VARIANTS if given.features or not projected(v)]:
         facts["moments"] = given.moments * projected(name)
-        facts["gradients"] = given.gradients * projected(name)
+        facts["hog"] = given.hog * projected(name)
         same = (table["variant"] == name) & np.all(
             [table.get(key, None) == value for key, value in facts.items()], axis=0
         )
         if same.any():
             continue
         started = time.monotonic()
-        shape = {key: facts[key] for key in ("size", "steps", "seed", "framing")}
-        shape |= {key: facts[key] for key in ("moments", "gradients")}
-        shape["n_classes"] = len(train.classes)
+        given_to_gan = ("size", "steps", "seed", "framing", "moments", "hog")
+        shape = {key: facts[key] for key in given_to_gan} | {"n_classes": len(train.classes)}
         if projected(name):
             shape["encoder"] = load_safely(given.features, "encoder")
         gan = best_gan(**shape, **VARIANTS[name])

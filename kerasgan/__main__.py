@@ -309,7 +309,7 @@ def _train(arguments):
         facts["command"] += f" --encoder {Path(arguments.encoder).name}"
         facts["judged_by"] = f"features of {encoder.name}"
     gan, history, own = fit_best(train, steps, folder, arguments.width, encoder, arguments.seed)
-    facts |= {"moments": gan.moments, "gradients": gan.gradients}
+    facts |= {"moments": gan.moments, "hog": gan.hog}
     # Beside the checkpoint, not among the models to share: it knows its films (`membership`).
     write_model(gan.discriminator, folder / "discriminator.keras")
     # One network learnt all classes together.

@@ -257,25 +257,25 @@ def fold_gan(films, steps, folder, width, encoder=None, held=False):
         folder: Folder of the GANs, `gans` in that of the evaluation.
         width: Width of the generator, and of a discriminator of pixels.
         encoder: Path of a `.keras` file whose features the discriminator judges, or `None`.
-        held: `True` holds the samples to the films' oriented gradients and, with an encoder, to
-            the moments of its maps, as `best_gan` does with one; `False` to neither.
+        held: `True` holds the samples to the films' HOG and, with an encoder, to the moments of
+            its maps, with the weights of `best_gan`; `False` to neither.
 
     Returns:
         The trained conditional `GAN` of `kerasgan.best_gan` as registered in results/protocol.md:
         without an encoder it does not frame.
     """
     from kerasgan.store import load_safely
-    from kerasgan.training import best_gan, fit_gan
+    from kerasgan.training import HELD, best_gan, fit_gan
 
     recipe = {"steps": steps, "width": width, "code": CODE}
-    changes = {"gradients": 4.0 if held else 0.0}
+    changes = HELD if held else dict.fromkeys(HELD, 0.0)
     if held:
         recipe["held"] = True
     if encoder is None:
-        changes["framing"] = False
+        changes = {**changes, "framing": False, "moments": 0.0}
     else:
         encoder, recipe["encoder"] = _saved_encoder(encoder)
-        changes |= {"encoder": load_safely(encoder), "moments": 2.0 if held else 0.0}
+        changes = {**changes, "encoder": load_safely(encoder)}
     key = hashlib.sha256(f"{films.hash} {json.dumps(recipe)}".encode()).hexdigest()[:16]
     epochs = -(-steps // -(-len(films) // 32))
     gan = best_gan(films.size, width, len(films.classes), steps, seed=0, **changes)

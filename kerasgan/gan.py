@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from kerasgan.augment import AdaptiveAugment
 from kerasgan.films import to_uint8
-from kerasgan.losses import LOSSES, ClassKernel, ClassMoments, oriented_gradients
+from kerasgan.losses import LOSSES, ClassMMD, ClassMoments, hog_maps
 from kerasgan.networks import copied
 
 
@@ -35,7 +35,7 @@ class GAN(keras.Model):
         moments: Weight of `losses.ClassMoments` in the generator's loss, 0 for none: generated
             images, as they are, are held to the real ones' moments of the maps of a frozen part.
             `adapt` notes these before the training.
-        gradients: Weight of `losses.ClassKernel` of `losses.oriented_gradients`, likewise, of
+        hog: Weight of `losses.ClassMMD` of `losses.hog_maps`, likewise, of
             images of at least 16 pixels a side; 0 for none. No frozen part is needed.
         seed: Integer seed of all noise and augmentation.
 
@@ -60,7 +60,7 @@ class GAN(keras.Model):
         r2=0.0,
         penalty_every=1,
         moments=0.0,
-        gradients=0.0,
+        hog=0.0,
         seed=0,
         name="gan",
     ):
@@ -81,7 +81,7 @@ class GAN(keras.Model):
         if moments and self.frozen is None:
             raise ValueError("moments= needs a discriminator of frozen maps: projected, or 0")
         self.moments, self.distance = moments, None
-        self.gradients, self.kernel = gradients, None
+        self.hog, self.mmd = hog, None
         self.averaged = copied(generator)
         self.averaged.trainable = False
         self.augment = augment
@@ -136,7 +136,7 @@ class GAN(keras.Model):
         discriminator_optimizer.build(self.discriminator.trainable_variables)
 
     def adapt(self, films, batch_size=64, cache=True):
-        """Notes what of the real films the generated images are held to; without that, nothing.
+        """Notes the films' features that generated images are held to, by `moments` and `hog`.
 
         Args:
             films: The training `Films`.
@@ -155,8 +155,8 @@ class GAN(keras.Model):
         if self.moments:
             maps = looked_at(lambda real: tf.nest.flatten(self._seen(real)))
             self.distance = ClassMoments(maps, n_classes)
-        if self.gradients:
-            self.kernel = ClassKernel(looked_at(oriented_gradients), n_classes)
+        if self.hog:
+            self.mmd = ClassMMD(looked_at(hog_maps), n_classes)
         self.train_function = None  # it was traced with those of before
 
     def call(self, inputs, training=False):
@@ -271,13 +271,13 @@ class GAN(keras.Model):
     def _apart(self, fake, shown, labels):
         """The weighted distance of the generated images, as they are, from the real ones."""
         total = 0.0
-        if (self.moments and self.distance is None) or (self.gradients and self.kernel is None):
-            raise ValueError("moments= and gradients= need adapt(films), the training films' first")
+        if (self.moments and self.distance is None) or (self.hog and self.mmd is None):
+            raise ValueError("moments= and hog= need adapt(films), of the training films, first")
         if self.moments:
             plain = shown if self.augment is None else self._seen(fake)
             total += self.moments * self.distance(tf.nest.flatten(plain), labels)
-        if self.gradients:
-            total += self.gradients * self.kernel(oriented_gradients(fake), labels)
+        if self.hog:
+            total += self.hog * self.mmd(hog_maps(fake), labels)
         return total
 
     def _penalty(self, real, fake, labels, step):

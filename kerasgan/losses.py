@@ -151,13 +151,13 @@ class ClassMoments:
         )
 
 
-class ClassKernel:
-    """How far generated images are from real ones in a kernel of their features, by class.
+class ClassMMD:
+    """Squared maximum mean discrepancy (MMD) of generated and real images' features, by class.
 
-    The squared maximum mean discrepancy under exp(-|x - y|^2 / v), v the total variance of the
-    real images' features: all moments together, place by place and across places, where
-    `ClassMoments` sees the first two of each alone. Averaged over the generated images' classes;
-    products of an image with itself are left out, so that the estimate is unbiased.
+    Under the kernel exp(-|x - y|^2 / v), v the total variance of all real images' features: all
+    moments together, place by place and across places, where `ClassMoments` sees the first two of
+    each place alone. Averaged over the generated images' classes; products of an image with itself
+    are left out, so that the estimate is unbiased (but for a constant, of a class with one film).
 
     Args:
         batches: Iterable of (features, classes) of all real images, gone through once: arrays
@@ -166,7 +166,7 @@ class ClassKernel:
         n_classes: Number of classes, >= 1.
 
     Raises:
-        ValueError: If a class has no image.
+        ValueError: If a class has no image, or all images' features are the same.
 
     Reference:
         Gretton et al. (2012), "A kernel two-sample test"; Li, Swersky and Zemel (2015),
@@ -187,7 +187,10 @@ class ClassKernel:
             raise ValueError(f"every class needs real images. Received counts {counts}")
         everyone = np.concatenate(kept)
         self.mean = everyone.mean(0)  # taken away: small numbers square precisely
-        self.scale = 1 / max(np.square(everyone - self.mean).sum(1).mean(), 1e-12)
+        spread = np.square(everyone - self.mean).sum(1).mean()
+        if not spread > 0:
+            raise ValueError("the real images' features are all the same: there is no distance")
+        self.scale = 1 / spread
         self.real = [tf.constant(own - self.mean, tf.float32) for own in kept]
         self.alike = [self._pairs(self._kernel(own, own), np.ones(len(own))) for own in self.real]
 
@@ -230,7 +233,7 @@ class ClassKernel:
         return (pairs - selves) / tf.maximum(n * (n - 1), 1)
 
 
-def oriented_gradients(images, cell=8, bins=9):
+def hog_maps(images, cell=8, bins=9):
     """Histograms of oriented gradients, differentiable: `quality.hog_features`, as maps.
 
     Args:
@@ -247,10 +250,10 @@ def oriented_gradients(images, cell=8, bins=9):
     pixels = 127.5 * tf.cast(images[..., 0], tf.float32)
     dx = tf.pad(pixels[:, :, 2:] - pixels[:, :, :-2], ((0, 0), (0, 0), (1, 1)))
     dy = tf.pad(pixels[:, 2:] - pixels[:, :-2], ((0, 0), (1, 1), (0, 0)))
-    dx += 1e-3  # a flat place has a direction, and its slope an end
-    angle = tf.math.floormod(tf.atan2(dy, dx), np.pi) / np.pi * bins - 0.5
+    size = tf.sqrt(dx**2 + dy**2 + 1e-20)  # a flat place has a slope, too, and a direction
+    angle = tf.math.floormod(tf.atan2(dy, dx + 1e-3), np.pi) / np.pi * bins - 0.5
     gap = tf.abs(angle[..., None] - tf.range(bins, dtype=tf.float32))
-    votes = tf.sqrt(dx**2 + dy**2)[..., None] * tf.nn.relu(1 - tf.minimum(gap, bins - gap))
+    votes = size[..., None] * tf.nn.relu(1 - tf.minimum(gap, bins - gap))
     cells = cell**2 * tf.nn.avg_pool2d(votes, cell, cell, "VALID")
     rows, columns = (side - 1 for side in cells.shape[1:3])
     corners = [cells[:, i : rows + i, j : columns + j] for i in (0, 1) for j in (0, 1)]
@@ -258,4 +261,4 @@ def oriented_gradients(images, cell=8, bins=9):
 
 
 def _unit(rows):
-    return rows / tf.sqrt(tf.reduce_sum(tf.square(rows), -1, keepdims=True) + 1e-6)
+    return rows / tf.sqrt(tf.reduce_sum(tf.square(rows), -1, keepdims=True) + 1e-5)

@@ -29,8 +29,9 @@ class Mix:
             and none of the added images.
         keep: `"all"` samples as drawn, or of twice as many the better half: `"confident"` by an SVM
             fitted to the fold's own films, `"realistic"` by the GAN's discriminator.
-        gan: `"conditional"`; `"held"`: one held to the films' features as well (`best_gan`); or
-            `"per class"`: one GAN a class, sharing out the same steps.
+        gan: `"conditional"`; `"held"`: one held to the films' features as well, to the moments of
+            an encoder's maps only where there is one (`GAN`); or `"per class"`: one GAN a class,
+            sharing out the same steps.
         view: What the classifier sees: `"whole"`, or `"no_lungs"`, the shortcut probe.
         without: A class whose films are left out of the training: the source confusion probe.
 

@@ -407,18 +407,21 @@ def plot_class_scores(comparison, metrics=("sensitivity", "specificity"), note="
     return figure
 
 
-def plot_quality(table, metrics=("kid", "fid", "density", "coverage", "detectability"), note=""):
+QUALITY = ("kid", "fid", "density", "coverage", "detectability", "detectability_encoder")
+
+
+def plot_quality(table, metrics=QUALITY, note=""):
     """Plots quality scores with their intervals, a panel per metric; a tick marks the floor.
 
     Args:
         table: DataFrame of `quality.compare_films`; of several encoders, the first is shown.
-        metrics: The metrics shown, all of which the table holds.
+        metrics: The metrics shown; what the table lacks stays empty.
         note: A banner.
 
     Returns:
         The Figure.
     """
-    better = {"kid": "lower", "fid": "lower", "detectability": "lower"}
+    lower = ("kid", "fid", "detectability", "detectability_encoder")
     table = table.drop_duplicates(["generator", "class", "metric"])
     classes = [kind for kind in table["class"].unique() if kind != "macro"]
     generators = sorted(table["generator"].unique(), key=lambda name: name != "authors")
@@ -426,14 +429,15 @@ def plot_quality(table, metrics=("kid", "fid", "density", "coverage", "detectabi
     for axis, metric in zip(axes[0], metrics, strict=True):
         for place, generator in enumerate(generators):
             own = table.query("metric == @metric and generator == @generator").set_index("class")
-            own, y = own.loc[classes], np.arange(len(classes)) + 0.22 * (place + 0.5)
+            own, y = own.reindex(classes), np.arange(len(classes)) + 0.22 * (place + 0.5)
             y -= 0.11 * len(generators)
             error = [own["value"] - own["low"], own["high"] - own["value"]]
             colour = _PALETTE[7 if generator == "authors" else place + 1]  # theirs in grey
             style = {"fmt": "os^Dv"[place % 5], "color": colour, "label": generator}
             axis.errorbar(own["value"], y, xerr=np.clip(error, 0, None), ms=4, **style)
             axis.plot(own["floor"], np.arange(len(classes)), "k|", ms=14, mew=1.2)
-        axis.set_title(f"{metric}\n({better.get(metric, 'higher')} is better)", fontsize=8)
+        name, better = metric.replace("_", "\nby "), "lower" if metric in lower else "higher"
+        axis.set_title(f"{name}\n{better} is better", fontsize=7)
         axis.tick_params(labelsize=7)
         axis.grid(axis="y", visible=False)
     axes[0, 0].set_yticks(range(len(classes)), [class_label(kind) for kind in classes], fontsize=8)

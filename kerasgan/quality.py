@@ -638,7 +638,7 @@ def _unit(vectors):
 
 
 def hog_svc():
-    """Returns the SVM for `hog_features` that scores, filters and baselines share, unfitted."""
+    """Returns the SVM that scores, filters and baselines share, unfitted, for HOG and the like."""
     return SVC(C=10, gamma="scale")
 
 

@@ -68,12 +68,12 @@ RECIPE = {
     "pixels": False,
     "momentum": 0.5,
     "moments": 0.0,
-    "gradients": 0.0,
+    "hog": 0.0,
 }
 
-_HELD = ("moments", "gradients")  # to which of the films' features samples are held
-_OF_GAN = ("ema", "r1", "r2", "penalty_every", *_HELD)
-_PROJECTED = {"loss": "hinge", "moments": 2.0, "gradients": 4.0}  # what changes with an encoder
+HELD = {"moments": 2.0, "hog": 4.0}  # weights of the films' features that samples are held to
+_PROJECTED = {"loss": "hinge", **HELD}  # what changes with an encoder
+_OF_GAN = ("ema", "r1", "r2", "penalty_every", *HELD)
 
 
 def best_gan(size=64, width=32, n_classes=4, steps=6000, head="projection", seed=0, **changes):
@@ -92,11 +92,11 @@ def best_gan(size=64, width=32, n_classes=4, steps=6000, head="projection", seed
         seed: Integer seed of the initial weights, the noise and the augmentation.
         **changes: Changes of `RECIPE`: `norm`, `latent`, `upsampling`, `framing` and `deviation`
             of the networks, `policy` of DiffAugment, or of ADA if `adaptive`, `ema`, `r1`, `r2`,
-            `penalty_every`, `moments` and `gradients` of `GAN`, `loss`, the `rate` that Adam begins
+            `penalty_every`, `moments` and `hog` of `GAN`, `loss`, the `rate` that Adam begins
             with and its `momentum` (beta 1), and an `encoder` whose features the discriminator
             judges, and `pixels` too if True (without `norm`, `head`, `deviation`; see
             `build_projected_discriminator`); the `loss` is then the hinge loss, `moments` weigh 2
-            and `gradients` 4, unless said otherwise. `fit_gan` trains it; a plain `fit` needs
+            and `hog` 4, unless said otherwise. `fit_gan` trains it; a plain `fit` needs
             `gan.adapt(films)` first where these count.
 
     Returns:
@@ -155,13 +155,13 @@ def fit_gan(gan, films, epochs, folder, batch_size=32, every=10, grids=8):
 
     Raises:
         FloatingPointError: If the training produced NaN; the last good checkpoint is kept.
-        ValueError: If the folder's training is of other films, seed, weights or another network, or
-            a class has no films to hold its samples to.
+        ValueError: If the folder's training is of other films, seed, `moments`, `hog` or another
+            network, or a class has no films to hold its samples to.
     """
     folder = Path(folder)
     if is_chief(gan):  # of several workers that share the folder, one writes
         facts = {"films": films.hash, "seed": gan.seed, "batch_size": batch_size}
-        held = {name: getattr(gan, name) for name in _HELD}
+        held = {name: getattr(gan, name) for name in HELD}
         begin(folder, {}, dict.fromkeys(held, 0.0), **facts, **held)
     checkpoint, stop = Checkpoint(folder / "checkpoint", every), StopOnNaN()
     first = checkpoint.restore(gan)

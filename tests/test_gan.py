@@ -7,7 +7,7 @@ from kerasgan.augment import AdaptiveAugment, DiffAugment
 from kerasgan.callbacks import Checkpoint
 from kerasgan.films import to_float
 from kerasgan.gan import GAN, draw
-from kerasgan.losses import oriented_gradients
+from kerasgan.losses import hog_maps
 from kerasgan.networks import (
     build_classifier,
     build_discriminator,
@@ -299,8 +299,8 @@ def test_moments_alone_teach_a_generator_the_classes(films16):
     one.fit(films16.batches(48), verbose=0)
 
 
-def test_gradients_alone_teach_a_generator_of_any_discriminator(films16):
-    gan = small_gan(gradients=1.0)
+def test_hog_alone_teaches_a_generator_of_any_discriminator(films16):
+    gan = small_gan(hog=1.0)
     with pytest.raises(ValueError, match="adapt"):
         gan.fit(films16.batches(48), verbose=0)
     films = films16.only(films16.classes[0])
@@ -308,7 +308,7 @@ def test_gradients_alone_teach_a_generator_of_any_discriminator(films16):
     gan.compile(keras.optimizers.Adam(5e-3, 0.5), keras.optimizers.Adam(1e-9), loss=no_loss)
 
     def apart():
-        return float(gan.kernel(oriented_gradients(to_float(gan.generate(100))), None))
+        return float(gan.mmd(hog_maps(to_float(gan.generate(100))), None))
 
     before = apart()
     gan.fit(films.batches(12), epochs=80, verbose=0)
