@@ -237,8 +237,8 @@ def _samples(train, ratio, kind, folder, settings):
     images, labels, realism = [], [], []
     for part in parts:
         steps = -(-settings["gan_steps"] // len(parts))
-        of_gan = folder, settings["gan_width"], settings["gan_encoder"], kind == "held"
-        gan = fold_gan(part, steps, *of_gan)
+        width, encoder = settings["gan_width"], settings["gan_encoder"]
+        gan = fold_gan(part, steps, folder, width, encoder, held=kind == "held")
         for label, name in enumerate(part.classes):
             own = train.classes.index(name)
             count = int(np.ceil(ratio * (part.labels == label).sum()))
@@ -268,14 +268,14 @@ def fold_gan(films, steps, folder, width, encoder=None, held=False):
     from kerasgan.training import HELD, best_gan, fit_gan
 
     recipe = {"steps": steps, "width": width, "code": CODE}
-    changes = HELD if held else dict.fromkeys(HELD, 0.0)
+    changes = dict(HELD) if held else dict.fromkeys(HELD, 0.0)
     if held:
         recipe["held"] = True
     if encoder is None:
-        changes = {**changes, "framing": False, "moments": 0.0}
+        changes |= {"framing": False, "moments": 0.0}
     else:
         encoder, recipe["encoder"] = _saved_encoder(encoder)
-        changes = {**changes, "encoder": load_safely(encoder)}
+        changes["encoder"] = load_safely(encoder)
     key = hashlib.sha256(f"{films.hash} {json.dumps(recipe)}".encode()).hexdigest()[:16]
     epochs = -(-steps // -(-len(films) // 32))
     gan = best_gan(films.size, width, len(films.classes), steps, seed=0, **changes)

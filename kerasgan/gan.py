@@ -35,8 +35,8 @@ class GAN(keras.Model):
         moments: Weight of `losses.ClassMoments` in the generator's loss, 0 for none: generated
             images, as they are, are held to the real ones' moments of the maps of a frozen part.
             `adapt` notes these before the training.
-        hog: Weight of `losses.ClassMMD` of `losses.hog_maps`, likewise, of
-            images of at least 16 pixels a side; 0 for none. No frozen part is needed.
+        hog: Weight of `losses.ClassMMD` of `losses.hog_maps`, likewise; 0 for none. It needs
+            images of at least 16 pixels a side, but no frozen part.
         seed: Integer seed of all noise and augmentation.
 
     Raises:
