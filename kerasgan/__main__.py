@@ -150,6 +150,12 @@ def _parser():
     reproduction.add_argument("--folder", default="runs/reproduction", help="of finished arms")
     reproduction.add_argument("--size", type=int, default=64)
     reproduction.add_argument("--seeds", type=_count, default=10, help="of the three main arms")
+    reproduction.add_argument(
+        "--first-seed",
+        type=int,
+        default=0,
+        help="go on from OUT's table of the seeds before this one",
+    )
     reproduction.add_argument("--epochs", type=_count, default=750, help="of 4 batches of 64")
     reproduction.add_argument(
         "--passes", type=_count, default=100, help="of the study's evaluation"
@@ -524,29 +530,34 @@ def _reproduction(arguments):
             sets[suffix] = Films.from_arrays(images, labels, films.classes)
             print(f"{path}: {len(labels)} samples, repeated where an arm asks for more", flush=True)
 
-    fast = None
+    path, first, fast = out / "reproduction.csv", arguments.first_seed, None
+    if not 0 <= first < arguments.seeds:
+        raise ValueError(f"--first-seed must be of 0 to {arguments.seeds - 1}. Received: {first}")
+    earlier = report.earlier_seeds(path, first, films) if first else None
+
+    def together(table):
+        return pd.concat([earlier, table, fast], ignore_index=True)
 
     def save(table):
-        table = pd.concat([table, fast], ignore_index=True)
-        write_text(out / "reproduction.csv", table.to_csv(index=False))
-        return table
+        write_text(path, together(table).to_csv(index=False))
 
-    if arguments.transfer:
+    if arguments.transfer and not first:
         encoder = transfer_encoder(arguments.transfer)
-        fast = save(compare.reproduce_by_transfer(films, arguments.folder, sets, encoder))
-    table = compare.reproduce(
-        films,
-        arguments.folder,
-        sets,
-        arguments.seeds,
-        save,
-        epochs=arguments.epochs,
-        passes=arguments.passes,
-        double_softmax=not arguments.single_softmax,
-        n_jobs=arguments.jobs,
+        fast = compare.reproduce_by_transfer(films, arguments.folder, sets, encoder)
+    table = together(
+        compare.reproduce(
+            films,
+            arguments.folder,
+            sets,
+            range(first, arguments.seeds),
+            save,
+            epochs=arguments.epochs,
+            passes=arguments.passes,
+            double_softmax=not arguments.single_softmax,
+            n_jobs=arguments.jobs,
+        )
     )
-    table = save(table)
-    report.write_reproduction(films, arguments.folder, out)
+    report.write_reproduction(films, table, arguments.folder, out)
     accuracy = table[table["metric"] == "accuracy"]
     summary = accuracy.pivot_table(
         ["value", "published"], ["arm"], "evaluation", ["mean", "std", "count"], sort=False

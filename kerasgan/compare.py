@@ -87,6 +87,7 @@ def reference_arms(classic=(500, 1000, 2000, 3000), synthetic=(100, 500, 1000, 2
 
 
 REFERENCE_ARMS = reference_arms()
+MAIN_ARMS = ("O1", "O1+C3", "O1+C3+G3")
 
 
 def double_softmax(labels, logits):
@@ -359,23 +360,36 @@ def _score(test, probabilities):
     passes = probabilities if probabilities.ndim == 3 else probabilities[None]
     tables = [classification_scores(test.labels, one, test.classes) for one in passes]
     rows = tables[0].assign(value=np.mean([table["value"] for table in tables], axis=0))
-    counts = pd.Series(test.labels).value_counts()
-    own = {name: int(counts.get(i, 0)) for i, name in enumerate(test.classes)}
+    return with_intervals(rows, test)
 
-    def n(row):
-        if row["metric"] == "accuracy":
-            return len(test)
-        if row["class"] == "macro" or row["metric"] not in ("sensitivity", "specificity"):
+
+def with_intervals(rows, films):
+    """Returns a tidy table of scores with their 95 % Wilson intervals, where they have one.
+
+    Args:
+        rows: DataFrame `class, metric, value, ...` of scores on these films.
+        films: The `Films` that were classified.
+
+    Returns:
+        The table with the columns `n, low, high`: the films that a score is a share of, 0 where it
+        is of none (NaN bounds), and the bounds.
+    """
+    counts = pd.Series(films.labels).value_counts()
+    own = {name: int(counts.get(i, 0)) for i, name in enumerate(films.classes)}
+
+    def share_of(kind, metric):
+        if metric == "accuracy":
+            return len(films)
+        if kind == "macro" or metric not in ("sensitivity", "specificity"):
             return 0
-        films = own[row["class"]]
-        return films if row["metric"] == "sensitivity" else len(test) - films
+        return own[kind] if metric == "sensitivity" else len(films) - own[kind]
 
-    rows["n"] = rows.apply(n, axis=1)
+    n = [share_of(*key) for key in rows[["class", "metric"]].itertuples(index=False)]
     bounds = [
         wilson_interval(value * count, count) if count else (np.nan, np.nan)
-        for value, count in zip(rows["value"], rows["n"], strict=True)
+        for value, count in zip(rows["value"], n, strict=True)
     ]
-    return rows.assign(low=[low for low, _ in bounds], high=[high for _, high in bounds])
+    return rows.assign(n=n, low=[low for low, _ in bounds], high=[high for _, high in bounds])
 
 
 def published_value(arm, kind, metric):
@@ -411,7 +425,8 @@ def reproduce(films, folder, synthetic, seeds=10, on_arm=None, **options):
         folder: Folder of the arms and of the stored classic set.
         synthetic: Dict from a suffix of the arms' names to the synthetic `Films` they use: `""` for
             the study's own samples, `"ours"` for others, whose arms are `"O1+C3+G3 ours"`.
-        seeds: Classifiers of `O1`, `O1+C3` and `O1+C3+G3`; the other arms have one.
+        seeds: Classifiers of `O1`, `O1+C3` and `O1+C3+G3`, or their seeds, such as `range(1, 10)`
+            to go on from a first run; the other arms have seed 0 alone.
         on_arm: Function of the table so far, called after every arm.
         **options: As in `compare_arms`: `epochs`, `batches`, `double_softmax` (here `True`),
             `passes`; `arms` in place of `REFERENCE_ARMS`; `n_jobs`, arms fitted at a time.
@@ -431,7 +446,7 @@ def reproduce(films, folder, synthetic, seeds=10, on_arm=None, **options):
     begin(folder, facts, films=films.hash, **options)
     train, test = films.split("train"), films.split("test")
     classic, sets = _stored_sets(train, folder, synthetic, arms)
-    home = Path(folder) / "arms"
+    home, seeds = Path(folder) / "arms", range(seeds) if isinstance(seeds, int) else seeds
     jobs = [
         (number, [arm], train, test, classic, sets.get(suffix), home, seed, options)
         for number, (arm, seed, suffix) in enumerate(_plan(arms, sets, seeds))
@@ -463,7 +478,7 @@ def reproduce_by_transfer(films, folder, synthetic, encoder, arms=REFERENCE_ARMS
     train, test = films.split("train"), films.split("test")
     classic, sets = _stored_sets(train, folder, synthetic, arms)
     encoder, tables = _remembering(encoder), []
-    for arm, seed, suffix in _plan(arms, sets, 1):
+    for arm, seed, suffix in _plan(arms, sets, (0,)):
         images = _training_set(arm, train, classic, sets.get(suffix))
         chances = fit_transfer(encoder, *images, classic=False)(test.images)
         rows = classification_scores(test.labels, chances, test.classes)
@@ -502,7 +517,6 @@ def _reproduced(number, arms, train, test, classic, synthetic, folder, seed, opt
 
 
 _SETS = ("classic", "synthetic")
-_OFTEN = ("O1", "O1+C3", "O1+C3+G3")
 _REPRODUCTION = ["arm", "seed", "evaluation", "class", "metric", "value", "published", "data_hash"]
 
 
@@ -513,10 +527,10 @@ def _plan(arms, sets, seeds):
         for arm in arms.values()
         for suffix in (sets if arm.synthetic else [""])
     ]
-    own = sorted(own, key=lambda each: each[0].name.split()[0] not in _OFTEN)
-    again = [(arm, suffix) for arm, suffix in own if arm.name.split()[0] in _OFTEN]
-    yield from ((arm, 0, suffix) for arm, suffix in own)
-    yield from ((arm, seed, suffix) for seed in range(1, seeds) for arm, suffix in again)
+    own = sorted(own, key=lambda each: each[0].name.split()[0] not in MAIN_ARMS)
+    again = [(arm, suffix) for arm, suffix in own if arm.name.split()[0] in MAIN_ARMS]
+    for seed in seeds:
+        yield from ((arm, seed, suffix) for arm, suffix in (again if seed else own))
 
 
 def _repeated(films, count):

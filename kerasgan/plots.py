@@ -317,8 +317,9 @@ def plot_accuracy_curve(table, note=""):
     """Plots total accuracy against images per class, classic and synthetic.
 
     Args:
-        table: DataFrame `arm, kind, count, evaluation, value, low, high, published`, as
-            `compare.accuracy_curve` makes it; several seeds of an arm are averaged.
+        table: DataFrame `arm, kind, count, seed, evaluation, value, low, high, published`, as
+            `compare.accuracy_curve` makes it; several seeds of an arm are averaged, and shown as
+            points beside the mean.
         note: A banner.
 
     Returns:
@@ -333,8 +334,19 @@ def plot_accuracy_curve(table, note=""):
         start = "O1" if kind == "classic" else "O1+C3"
         own = table[(table["kind"] == kind) | (table["arm"] == start)].copy()
         own.loc[own["arm"] == start, "count"] = 0
-        for evaluation, colour, marker in (("deterministic", 0, "o"), ("reference", 1, "s")):
-            rows = own[own["evaluation"] == evaluation].groupby("count").mean(numeric_only=True)
+        ways = (("deterministic", "o"), ("reference", "s"))
+        for place, (evaluation, marker) in enumerate(ways):
+            each = own[own["evaluation"] == evaluation]
+            rows = each.groupby("count").mean(numeric_only=True)
+            several = each[each.groupby("count")["seed"].transform("nunique") > 1]
+            axis.plot(
+                several["count"] + (place - 0.5) * 0.03 * own["count"].max(),
+                several["value"],
+                marker,
+                ms=2.5,
+                color=_PALETTE[place],
+                alpha=0.5,
+            )
             label = {"deterministic": "one pass, 95 % interval", "reference": "study's evaluation"}
             axis.plot(
                 rows.index,
@@ -342,12 +354,12 @@ def plot_accuracy_curve(table, note=""):
                 f"{marker}-",
                 ms=4,
                 lw=1,
-                color=_PALETTE[colour],
+                color=_PALETTE[place],
                 label=label[evaluation],
             )
             if evaluation == "deterministic":
                 axis.fill_between(
-                    rows.index, rows["low"], rows["high"], color=_PALETTE[colour], alpha=0.18, lw=0
+                    rows.index, rows["low"], rows["high"], color=_PALETTE[place], alpha=0.18, lw=0
                 )
         known = own.dropna(subset=["published"]).groupby("count")["published"].mean()
         if len(known):

@@ -2,7 +2,6 @@
 
 import base64
 import html
-import re
 from pathlib import Path
 
 import pandas as pd
@@ -212,45 +211,65 @@ def _beside(before, table, known):
     return both[~both.duplicated(keys, keep="last")]
 
 
-def write_reproduction(films, folder, out):
+def earlier_seeds(path, first, films):
+    """Reads the rows of the seeds before one from a table of `compare.reproduce`.
+
+    Args:
+        path: The table's path.
+        first: The seed.
+        films: The collection's `Films`.
+
+    Returns:
+        The rows.
+
+    Raises:
+        ValueError: If the table is damaged, or of other films.
+        FileNotFoundError: If there is none.
+    """
+    remedy = "run the reproduction from seed 0"
+    if not path.is_file():
+        raise FileNotFoundError(f"no {path} to go on from: {remedy}")
+    table = read_table(path, remedy)
+    if list(table["data_hash"].unique()) != [films.split("train").hash[:16]]:
+        raise ValueError(f"{path} is of other films: {remedy}, or give another --out")
+    return table[table["seed"] < first]
+
+
+def write_reproduction(films, table, folder, out):
     """Writes the figures of a reproduction, none with a film's pixels in it.
 
     Args:
         films: The collection's `Films`.
-        folder: Folder given to `compare.reproduce`.
+        table: Table of `compare.reproduce`, of the study's arms.
+        folder: Folder given to it; without the main arms' seed 0 there, no confusion and history.
         out: Folder of `figures/reproduction-*.png`.
-
-    Raises:
-        FileNotFoundError: If no arm is finished there.
     """
     from kerasgan import compare, plots
 
-    known = list(compare.REFERENCE_ARMS)  # the study's order
-    paths = sorted(
-        Path(folder).glob("arms/*/scores.csv"),
-        key=lambda path: (known.index(re.split("[ -]", path.parent.name)[0]), path.parent.name),
-    )
-    if not paths:
-        raise FileNotFoundError(f"no finished arms in {folder}: run the reproduction first")
-    arms, figures, note = Path(folder) / "arms", {}, films.note
-    rows = pd.concat([read_table(path, "delete its folder") for path in paths], ignore_index=True)
+    rows = table[table["evaluation"].isin(compare.EVALUATIONS)]
+    rows = compare.with_intervals(rows, films.split("test"))
     rows["set"] = rows["arm"].str.partition(" ")[2]
     rows["arm"] = rows["arm"].str.partition(" ")[0]
+    known = pd.DataFrame(map(vars, compare.REFERENCE_ARMS.values())).set_index("name")
+    rows = rows.join(known, on="arm")
+    # In the study's order.
+    rows = rows.sort_values("arm", key=lambda arm: arm.map(known.index.get_loc), kind="stable")
+    arms, figures, note = Path(folder) / "arms", {}, films.note
     for name in rows["set"].unique():
         own = rows[rows["set"].isin(["", name])]
         own = own[~own["synthetic"].astype(bool) | (own["set"] == name)]
         curve = compare.accuracy_curve(own, published=True)
         tail = f"-{name}" if name else ""
         figures[f"accuracy{tail}"] = plots.plot_accuracy_curve(curve, note)
-        one_pass = compare.with_published(own[own["evaluation"] == "deterministic"])
+        one_pass = own[own["evaluation"] == "deterministic"]
         figures[f"classes{tail}"] = plots.plot_class_scores(one_pass, note=note)
-    shown = [path.parent.name.removesuffix("-seed0") for path in paths]
-    shown = [name for name in shown if name.partition(" ")[0] in ("O1", "O1+C3", "O1+C3+G3")]
-    matrices = {name: compare.confusion_of(arms, name) for name in shown if "-seed" not in name}
-    if matrices:
+    shown = table.loc[table["arm"].str.partition(" ")[0].isin(compare.MAIN_ARMS), "arm"].unique()
+    shown = [name for name in shown if (arms / f"{name}-seed0" / "scores.csv").is_file()]
+    if shown:
+        matrices = {name: compare.confusion_of(arms, name) for name in shown}
         figures["confusion"] = plots.plot_confusion(matrices, films.classes, note)
-        history = compare.history_of(arms, last := list(matrices)[-1])
-        figures["history"] = plots.plot_classifier_history(history, last, note)
+        history = compare.history_of(arms, shown[-1])
+        figures["history"] = plots.plot_classifier_history(history, shown[-1], note)
     (Path(out) / "figures").mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
         plots.save_figure(figure, Path(out) / "figures" / f"reproduction-{name}.png")

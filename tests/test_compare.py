@@ -23,6 +23,7 @@ from kerasgan.compare import (
 )
 from kerasgan.films import Films
 from kerasgan.networks import build_classifier
+from kerasgan.report import earlier_seeds, write_reproduction
 from kerasgan.synthesis import classic_set
 
 SHORT = {"epochs": 3, "batches": 2, "passes": 4}
@@ -215,6 +216,19 @@ def test_a_reproduction_is_read_back_and_refuses_other_options(reproduced):
         reproduce(*job[:4], arms=arms, double_softmax=False, **SHORT)
 
 
+def test_a_reproduction_goes_on_from_an_earlier_table(reproduced, films16, tmp_path):
+    table, _, _, ((films, _, sets, *_), arms) = reproduced
+    further = reproduce(films, tmp_path, sets, range(1, 2), arms=arms, **SHORT)
+    expected = table[table["seed"] == 1].reset_index(drop=True)
+    pd.testing.assert_frame_equal(further, expected, atol=0.26)  # one film of a class of four
+    (path := tmp_path / "reproduction.csv").write_text(table.to_csv(index=False))
+    assert set(earlier_seeds(path, 1, films16)["seed"]) == {0}
+    with pytest.raises(ValueError, match="of other films"):
+        earlier_seeds(path, 1, films16.take(range(1, len(films16))))
+    with pytest.raises(FileNotFoundError, match="from seed 0"):
+        earlier_seeds(tmp_path / "none.csv", 1, films16)
+
+
 def test_a_linear_model_learns_from_the_same_arms(reproduced):
     table, folder, _, ((films, _, sets, *_), arms) = reproduced
     seen = []
@@ -239,11 +253,13 @@ def test_two_processes_fit_what_one_does(reproduced, tmp_path):
 
 
 def test_its_figures_need_no_pixels(reproduced, films16, tmp_path):
-    from kerasgan.report import write_reproduction
-
-    write_reproduction(films16, reproduced[1], tmp_path)
-    names = {path.stem for path in (tmp_path / "figures").iterdir()}
-    assert {f"reproduction-{name}" for name in ("accuracy", "confusion", "history")} <= names
+    table, folder, *_ = reproduced
+    kinds = [f"reproduction-{name}" for name in ("accuracy", "confusion", "history")]
+    write_reproduction(films16, table, folder, tmp_path)
+    assert set(kinds) < {path.stem for path in (tmp_path / "figures").iterdir()}
+    write_reproduction(films16, table, "nothing here", tmp_path / "table")
+    names = {path.stem for path in (tmp_path / "table" / "figures").iterdir()}
+    assert kinds[0] in names and not names & set(kinds[1:]), "the table alone tells no confusion"
 
 
 def test_seed_noise_tells_near_from_far():

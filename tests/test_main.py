@@ -258,3 +258,9 @@ def test_reproduction_writes_its_table(tmp_path, capsys):
     assert table["arm"].nunique() == 9 and "20 samples" in capsys.readouterr().out
     assert table.query("arm == 'O1' and metric == 'accuracy'")["published"].eq(0.769).all()
     assert (tmp_path / "out" / "figures" / "reproduction-accuracy.png").is_file()
+    words[words.index("--seeds") + 1] = "2"
+    assert main([*words, "--first-seed", "1"]) == 0
+    further = pd.read_csv(tmp_path / "out" / "reproduction.csv")
+    own = further[further["seed"] == 1]
+    assert set(own["arm"]) == {"O1", "O1+C3", "O1+C3+G3"} and len(further) == len(table) + len(own)
+    assert main([*words, "--first-seed", "2"]) == 1
