@@ -436,15 +436,15 @@ def _add_scores(paths, table):
                 add_scores(folder, own)
 
 
-def _samples(path, classes):
-    """Images by class: of saved models, of a collection, or of an .npz file."""
+def _samples(path, classes, count=1000):
+    """Images by class: so many of saved models, those of a collection, or of an .npz file."""
     from kerasgan.gan import draw
     from kerasgan.runs import read_arrays
     from kerasgan.sources import load_films
     from kerasgan.store import load_model
 
     if all(Path(f"{path}-{name}").is_dir() for name in classes):
-        return {name: draw(load_model(f"{path}-{name}"), 1000, seed=1) for name in classes}
+        return {name: draw(load_model(f"{path}-{name}"), count, seed=1) for name in classes}
     if not str(path).endswith(".npz"):
         films = load_films(path)
         sets = {name: films.only(name).images for name in films.classes}
@@ -524,7 +524,8 @@ def _reproduction(arguments):
     given, sets = {"": arguments.synthetic, "ours": arguments.ours}, {}
     for suffix, path in given.items():
         if path:
-            images = _samples(path, films.classes)
+            largest = max(arm.synthetic for arm in compare.REFERENCE_ARMS.values())
+            images = _samples(path, films.classes, largest)
             labels = [i for i, name in enumerate(films.classes) for _ in images[name]]
             images = [image for name in films.classes for image in images[name]]
             sets[suffix] = Films.from_arrays(images, labels, films.classes)

@@ -102,13 +102,13 @@ class ClassicAugmentation(_RandomLayer):
         draws = _uniform(seed, 10, (2, 3, n, 1, 1, 1))
         # A turn that is left out is one with factors of 1: no pass over the images to choose.
         factors = tf.where(draws[:, :1] < 0.5, draws[:, 1:] + 0.5, 1.0)
-        x = (images + 1) / 2
+        x = images + 1  # black is 0, white 2
         for turn in range(2):
             bright, contrast = factors[turn, 0], factors[turn, 1]
-            x = tf.clip_by_value(x * bright, 0, 1)
+            x = tf.minimum(x * bright, 2)
             mean = tf.reduce_mean(x, axis=(1, 2, 3), keepdims=True)
-            x = tf.clip_by_value(contrast * x + (1 - contrast) * mean, 0, 1)
-        return x * 2 - 1
+            x = tf.clip_by_value(contrast * x + (1 - contrast) * mean, 0, 2)
+        return x - 1
 
     def _geometry(self, seed, n, size):
         def drawn(salt, turns, low, high, neutral, axes=1):
