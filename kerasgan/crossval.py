@@ -42,7 +42,7 @@ def cross_validate(films, arms=CORE_ARMS, folder="crossval", on_fold=None, **set
     Args:
         films: All the `Films`, of one size; their split is ignored.
         arms: Sequence of `Mix`, with names of their own; one without films of a class that `films`
-            lack is passed over.
+            lack, or of one of two classes, is passed over.
         folder: Folder of the finished cells, made if missing. It takes further arms, repeats, seeds
             and classifiers, and refuses other films or settings.
         on_fold: Function of the folder, called after every fold.
@@ -59,7 +59,8 @@ def cross_validate(films, arms=CORE_ARMS, folder="crossval", on_fold=None, **set
 
     Raises:
         ValueError: If two arms share a name, a setting is unknown, or the folder was begun with
-            other films, settings or arms of these names.
+            other films, patients, settings or arms of these names; if a class has fewer patients
+            than folds; or if a saved encoder's card names patients of these films.
 
     Example:
         >>> extra = Mix("twice", "synthetic", classic=True, synthetic=2)
@@ -67,30 +68,39 @@ def cross_validate(films, arms=CORE_ARMS, folder="crossval", on_fold=None, **set
     """
     from tqdm import tqdm
 
+    from kerasgan.networks import build_projected_discriminator
+    from kerasgan.store import load_safely
+
     settings = _settings(settings)
-    arms = [arm for arm in arms if arm.without in ("", *films.classes)]
+    left_out = films.classes if len(films.classes) > 2 else ()
+    arms = [arm for arm in arms if arm.without in ("", *left_out)]
     if len({_path(Path(), arm.name, "", 0) for arm in arms}) != len(arms):  # also as file names
         raise ValueError(f"arms need names of their own. Received: {[arm.name for arm in arms]}")
     folder = Path(folder).expanduser().resolve()
+    # All that may be unfit is tried before anything is noted.
+    folds = list(films.fold_positions(*(settings[k] for k in ("n_splits", "repeats", "seed"))))
     fixed = {name: settings[name] for name in _FIXED}
     if "transfer" in settings["classifiers"]:
         if settings["encoder"] is None:
             raise ValueError("transfer needs encoder=, hog or the path of a .keras file")
-        settings["encoder"], fixed["encoder"] = _saved_encoder(settings["encoder"])
-        transfer_encoder(settings["encoder"])  # before anything is noted: it may be unfit
+        settings["encoder"], fixed["encoder"] = _saved_encoder(settings["encoder"], films)
+        transfer_encoder(settings["encoder"])
     if settings["gan_encoder"] is not None:
-        settings["gan_encoder"], fixed["gan_encoder"] = _saved_encoder(settings["gan_encoder"])
+        settings["gan_encoder"], fixed["gan_encoder"] = _saved_encoder(
+            settings["gan_encoder"], films
+        )
         if settings["gan_encoder"] == "hog":
             raise ValueError("gan_encoder is a .keras file: no GAN is judged by hog")
+        build_projected_discriminator(load_safely(settings["gan_encoder"]), films.size)
+    rows = films.index[["class", "filename", "patient"]].to_csv(index=False)
+    fixed["patients"] = hashlib.sha256(rows.encode()).hexdigest()[:16]  # whom the folds part
     begin(folder, {arm.name: asdict(arm) for arm in arms}, films=films.hash, code=CODE, **fixed)
     jobs = [
-        (arms, train, test, divmod(number, settings["n_splits"]), folder, settings)
-        for number, (train, test) in enumerate(
-            films.folds(settings["n_splits"], settings["repeats"], settings["seed"])
-        )
+        (arms, films, fold, divmod(number, settings["n_splits"]), folder, settings)
+        for number, fold in enumerate(folds)
     ]
     left = [job for job in jobs if _missing(arms, _home(folder, job[3]), settings)]
-    done = parallel(run_fold, left, settings["n_jobs"], settings["scheduler"])
+    done = parallel(_run_fold_of, left, settings["n_jobs"], settings["scheduler"])
     with tqdm(total=len(jobs), initial=len(jobs) - len(left), desc="folds", unit="fold") as bar:
         for _ in done:
             bar.update()
@@ -124,11 +134,24 @@ def _settings(given):
     return {**_DEFAULTS, **given}
 
 
-def _saved_encoder(path):
-    """Returns the absolute path of an encoder and the hash of its file; `hog` is no file."""
+def _saved_encoder(path, films):
+    """Returns the absolute path of an encoder and the hash of its file; `hog` is no file.
+
+    One whose card says that it was trained on patients of the films, and so of test folds, is
+    refused.
+    """
+    from kerasgan.store import read_card
+
     if path == "hog":
         return path, path
     path = Path(path).expanduser().resolve()
+    if (path.parent / "card.json").is_file():
+        known = set(read_card(path.parent)["data"].get("patients", ()))
+        if shared := sorted(known & set(films.patients)):
+            raise ValueError(
+                f"{path} was trained on patients of these films, such as {shared[0]}, who are in "
+                "test folds: give an encoder that saw none of them"
+            )
     return str(path), hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
@@ -167,6 +190,11 @@ def _on_threads(threads, function, *job):
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(threads)
     return function(*job)
+
+
+def _run_fold_of(arms, films, fold, place, folder, settings):
+    """`run_fold` on positions: no fold's pixels are copied before its turn."""
+    run_fold(arms, *(films.take(side) for side in fold), place, folder, settings)
 
 
 def run_fold(arms, train, test, place, folder, settings):
@@ -274,7 +302,7 @@ def fold_gan(films, steps, folder, width, encoder=None, held=False):
     if encoder is None:
         changes |= {"framing": False, "moments": 0.0}
     else:
-        encoder, recipe["encoder"] = _saved_encoder(encoder)
+        encoder, recipe["encoder"] = _saved_encoder(encoder, films)
         changes["encoder"] = load_safely(encoder)
     key = hashlib.sha256(f"{films.hash} {json.dumps(recipe)}".encode()).hexdigest()[:16]
     epochs = -(-steps // -(-len(films) // 32))

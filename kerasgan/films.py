@@ -273,6 +273,20 @@ class Films:
         Raises:
             ValueError: If a class has fewer patients than folds.
         """
+        for train, test in self.fold_positions(n_splits, repeats, seed):
+            yield self.take(train), self.take(test)
+
+    def fold_positions(self, n_splits=5, repeats=1, seed=0):
+        """Yields the folds of `folds` as pairs of positions, int arrays for `take`.
+
+        Args:
+            n_splits: As in `folds`.
+            repeats: As in `folds`.
+            seed: As in `folds`.
+
+        Raises:
+            ValueError: As `folds`.
+        """
         from sklearn.model_selection import StratifiedGroupKFold
 
         people = pd.Series(self.patients).groupby(self.labels).nunique()
@@ -284,8 +298,7 @@ class Films:
             )
         for repeat in range(repeats):
             splitter = StratifiedGroupKFold(n_splits, shuffle=True, random_state=seed + repeat)
-            for train, test in splitter.split(self.index, self.labels, self.patients):
-                yield self.take(train), self.take(test)
+            yield from splitter.split(self.index, self.labels, self.patients)
 
     def batches(self, batch_size, seed=0, first_epoch=0, labels=False, cache=True):
         """Returns shuffled batches as a `tf.data.Dataset`; one iteration is one epoch.

@@ -118,7 +118,7 @@ def _read(path, size=None):
     path = Path(path)
     if not path.stat().st_size:
         raise ValueError("the file is empty")
-    if _is_dicom(path):
+    if is_dicom(path):
         image = _read_dicom(path)
         return image, "", image.shape
     height, width, mode, frames, kind = _header(path)
@@ -146,7 +146,7 @@ def image_size(path):
         ValueError: If it is no image.
     """
     path = Path(path)
-    if _is_dicom(path):
+    if is_dicom(path):
         return _dicom(path, stop_before_pixels=True)[1]
     return _header(path)[:2]
 
@@ -171,9 +171,11 @@ def _read_pillow(path):
 
     try:
         with Image.open(path) as image:
-            return np.asarray(image.convert("L"))
+            mode = image.mode  # of 16 bit or more, which Pillow would cut off at 255, if I or F
+            pixels = np.asarray(image if mode[0] in "IF" else image.convert("L"))
     except Exception as error:
         raise ValueError(f"damaged or cut off ({type(error).__name__})") from None
+    return _to_grey(pixels.astype(np.uint16) if mode.startswith("I;16") else pixels)
 
 
 def _to_grey(image):
@@ -188,7 +190,15 @@ def _to_grey(image):
     return cv2.cvtColor(np.ascontiguousarray(image[..., :3]), cv2.COLOR_BGR2GRAY)
 
 
-def _is_dicom(path):
+def is_dicom(path):
+    """Tells whether a file is a DICOM one, by its ending `.dcm` or, without it, its first bytes.
+
+    Args:
+        path: The file, a `Path`.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
     if path.suffix.lower() == ".dcm":
         return True
     with open(path, "rb") as file:

@@ -270,7 +270,7 @@ class Run:
         if not len(train) or not len(test):
             raise ValueError(
                 f"{films.name} has {len(train)} training and {len(test)} test films; both are "
-                "needed. Delete the split column of its index to have a split made"
+                "needed. Make train/ and test/ folders, or an index.csv whose column split says so"
             )
         if self.profile.protocol == "patient":
             train = train.without_patients(set(test.patients))
@@ -398,8 +398,8 @@ def begin(folder, arms, absent=None, **facts):
         raise ValueError(f"{path} is damaged, or of a run of the notebooks: give another folder")
     known["facts"] = {**(absent or {}), **known["facts"]}
     for part in ("facts", "arms"):
-        for name in known[part].keys() & new[part].keys():
-            if known[part][name] != new[part][name]:
+        for name in new[part]:
+            if name in known[part] and known[part][name] != new[part][name]:
                 raise ValueError(
                     f"{folder} was begun with {name}={known[part][name]}: give another folder, or "
                     f"delete that one. Received: {name}={new[part][name]}"

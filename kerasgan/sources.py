@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from kerasgan.films import COLUMNS, Films, check_distinct, check_size, inner_path
-from kerasgan.reading import image_size
+from kerasgan.reading import image_size, is_dicom
 from kerasgan.runs import absolute, read_json, write_text
 
 _GITHUB = "https://raw.githubusercontent.com"
@@ -23,6 +23,10 @@ COLLECTIONS = {
 DEFAULT = "covid-xray-64"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".gif")
 _TABLES = ("index.csv", "manifest.csv")
+_SPLITS = {  # names of split folders, and the splits they are
+    **{"train": "train", "training": "train", "test": "test", "testing": "test"},
+    **{"val": "val", "valid": "val", "validation": "val"},
+}
 _REMEDY = (
     "set KERASGAN_DATA to a folder that holds it, connect to the network, or choose DATA=simulated"
 )
@@ -38,7 +42,8 @@ def load_films(source="auto", size=None, patient_pattern=None, test_share=0.2, s
     Args:
         source: `"auto"`: the default collection, or simulated films where it cannot be had;
             `"simulated"`; the name of a collection, `"covid-xray-64"` or
-            `"covid-xray-original"`; or the path of a folder `split/class/*` or `class/*`.
+            `"covid-xray-original"`; or the path of a folder `split/class/*` or `class/*`, where a
+            split is `train` (or `training`), `test` (`testing`) or `val` (`valid`, `validation`).
             Collections are looked for under the root `KERASGAN_DATA`, in the cache
             (`KERASGAN_HOME`, else the platform's), and downloaded.
         size: Side in pixels the films are resized to when read; `None` keeps their own.
@@ -53,8 +58,14 @@ def load_films(source="auto", size=None, patient_pattern=None, test_share=0.2, s
     Raises:
         FileNotFoundError: If the folder is missing or holds no class folders with films.
         Unavailable: If a named collection cannot be had.
-        ValueError: If the folder's index or classes are not usable.
+        ValueError: If the folder's index or classes are not usable, or the pattern is none.
     """
+    try:
+        re.compile(patient_pattern or "")
+    except re.error as error:
+        raise ValueError(
+            f"patient_pattern {patient_pattern!r} is no regular expression: {error}"
+        ) from None
     if size is not None:
         check_size(size)
     if source == "auto":
@@ -197,6 +208,7 @@ def _listed(folder, table, name, size):
 def _films(index, name, size, skipped, about=None):
     about = about or {}
     index = index[list(COLUMNS)].reset_index(drop=True)
+    index["split"] = [_SPLITS.get(name.lower(), name) for name in index["split"]]
     classes = tuple(sorted(index["class"].unique()))
     if size is None:
         size = about.get("size") or _common_size(index["path"])
@@ -262,10 +274,12 @@ def _folder(folder, size, pattern, test_share, seed):
     lower = [name.lower() for name in classes]
     if twins := [name for name in classes if lower.count(name.lower()) > 1]:
         raise ValueError(f"classes differ only in case: {twins}; rename one or merge them")
-    if (index["split"] == "").all():
+    if table is not None:
+        index = _where_they_lie(index, folder)
+    undivided, nameless = (index["split"] == "").all(), (index["patient"] == "").all()
+    if undivided:
         index = _with_split(_with_patients(index, pattern), test_share, seed)
-        _keep(index, folder)
-    elif pattern and (index["patient"] == "").all():
+    elif pattern and nameless:
         index = _with_patients(index, pattern)
         sides = index.groupby("patient")["split"].nunique()
         if table is not None and (sides > 1).any():
@@ -274,8 +288,29 @@ def _folder(folder, size, pattern, test_share, seed):
                 "delete it, and the films are split by patient"
             )
     if table is not None:
-        return _listed(folder, index, folder.name, size)
-    return _films(index, folder.name, size, skipped)
+        films = _listed(folder, index, folder.name, size)
+    else:
+        films = _films(index, folder.name, size, skipped)
+    if undivided or pattern and nameless:
+        _keep(index, folder)
+    return films
+
+
+def _where_they_lie(index, folder):
+    """Takes the splits an index does not name from the split folders its films lie in."""
+    tops = [path.name for path in folder.iterdir() if path.name.lower() in _SPLITS]
+    if (index["split"] != "").any() or not tops:
+        return index
+    films = [inner_path(*row) for row in index[["class", "filename"]].itertuples(index=False)]
+    homes = [[top for top in tops if (folder / top / film).is_file()] for film in films]
+    if not any(homes):
+        return index
+    if unclear := [film for film, home in zip(films, homes, strict=True) if len(home) != 1]:
+        raise ValueError(
+            f"the index of {folder} lists {unclear[0]}, which is in none or several of the folders "
+            f"{', '.join(sorted(tops))}: give the index a column split, or remove the film from it"
+        )
+    return index.assign(split=[home[0] for home in homes])
 
 
 def _read_table(path):
@@ -302,17 +337,23 @@ def _read_table(path):
 def _scan(folder):
     """Indexes `split/class/*` or `class/*`: the films, and the files passed over."""
     tops = sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
-    splits = {"train", "test", "val", "validation"}
-    split = bool(tops) and all(path.name.lower() in splits for path in tops)
+    splits = [path.name for path in tops if path.name.lower() in _SPLITS]
+    split = bool(splits)
+    if split and len(splits) < len(tops):
+        others = [path.name for path in tops if path.name not in splits]
+        raise ValueError(
+            f"{folder} holds the split folders {', '.join(splits)} beside {', '.join(others)}: "
+            "move these elsewhere, or rename a class that is called like a split"
+        )
     rows, skipped = [], []
     for top in tops:
         for kind in sorted(p for p in top.iterdir() if p.is_dir()) if split else [top]:
             found = 0
             for path in _files(kind):
-                if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES:
+                if not _is_image(path):
                     skipped.append((str(path.relative_to(folder)), "not an image"))
                     continue
-                where = top.name.lower() if split else ""
+                where = top.name if split else ""
                 name = path.relative_to(kind).as_posix()
                 rows.append((str(path.resolve()), name, kind.name, where, ""))
                 found += 1
@@ -325,6 +366,15 @@ def _scan(folder):
             f"{folder.resolve()} holds no class folders with images: one folder per class is needed"
         )
     return pd.DataFrame(rows, columns=COLUMNS), skipped
+
+
+def _is_image(path):
+    if path.name.startswith("."):
+        return False
+    try:  # archives export DICOM films without an ending
+        return path.suffix.lower() in SUFFIXES or is_dicom(path)
+    except OSError:
+        return False
 
 
 def _with_patients(index, pattern):
@@ -350,6 +400,8 @@ def _with_split(index, test_share, seed):
             "file names were to tell the patients apart, check the pattern"
         )
     folds = max(2, min(round(1 / test_share), int(people.min())))
+    if folds < round(1 / test_share):
+        print(f"test films are 1 in {folds}: a class has films of {people.min()} patients alone")
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     _, test = next(splitter.split(index, index["class"], groups))
     index = index.assign(split="train")
@@ -364,7 +416,7 @@ def _patient(pattern, name):
             f"patient_pattern {pattern!r} does not fit the file name {name!r}: give one that fits "
             "all, or none and an index.csv with the column patient"
         )
-    return found.group(1) if found.groups() else found.group()
+    return next((group for group in found.groups() if group is not None), found.group())
 
 
 def _keep(index, folder):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,7 @@ from kerasgan.mixes import CORE_ARMS, FURTHER_ARMS, PROBES, Mix, Samples, no_lun
 from kerasgan.networks import build_resnet
 from kerasgan.phantom import simulate_films
 from kerasgan.scores import classification_scores
+from kerasgan.store import save_classifier
 from kerasgan.training import HELD
 
 TINY = {"n_splits": 2, "repeats": 1, "steps": 2, "batch_size": 4, "gan_steps": 3, "gan_width": 2}
@@ -142,6 +144,9 @@ def test_a_folder_refuses_other_settings_and_takes_further_arms(evaluated, films
         cross_validate(films, ARMS, folder, **{**TINY, "steps": 3})
     with pytest.raises(ValueError, match="begun with films"):
         cross_validate(films.first(8), ARMS, folder, **TINY)
+    strangers = replace(films, index=films.index.assign(patient=""))
+    with pytest.raises(ValueError, match="begun with patients"):
+        cross_validate(strangers, ARMS, folder, **TINY)
     with pytest.raises(ValueError, match="begun with real="):
         cross_validate(films, [Mix("real", "real", duplicated=1)], folder, **TINY)
 
@@ -165,6 +170,24 @@ def test_further_arms_and_probes_run(films, tmp_path, chosen, gans):
     if "no covid films" in chosen:
         taken = source_confusion(predictions)
         assert taken.sum() == pytest.approx(1) and "covid" not in taken
+
+
+def test_what_cannot_run_is_refused_before_anything_is_noted(films, tmp_path):
+    with pytest.raises(ValueError, match="ask for fewer folds"):
+        cross_validate(films, ARMS, tmp_path / "cv", **{**TINY, "n_splits": 6})
+    model = build_resnet(16, width=2)
+    save_classifier(model, tmp_path / "encoder", films, seed=0)
+    seen = next(iter((tmp_path / "encoder").glob("*.keras")))
+    with pytest.raises(ValueError, match="trained on patients of these films"):
+        cross_validate(films, ARMS, tmp_path / "cv", gan_encoder=seen, **TINY)
+    assert not (tmp_path / "cv").exists()
+
+
+def test_two_classes_have_no_probe_that_leaves_one_out(films, tmp_path):
+    two = films.only("covid", "normal")
+    options = {**TINY, "classifiers": ("transfer",), "encoder": "hog", "baselines": ()}
+    table = cross_validate(two, [CORE_ARMS[0], *PROBES], tmp_path, **options)
+    assert set(table["arm"]) == {"real", "no lungs"}
 
 
 def test_levels_count_each_film_once_and_have_intervals(evaluated, films):

@@ -7,6 +7,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 
 from kerasgan import reading
 from kerasgan.reading import image_size, read_film, read_square, read_with_remark, squared
+from kerasgan.sources import load_films
 
 GREY = np.add.outer(np.arange(40), np.arange(30)).astype(np.uint8) * 3
 
@@ -46,6 +47,15 @@ def test_cmyk_and_animation_are_converted_and_named(tmp_path):
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     film, remark = read_with_remark(tmp_path / "a.gif")
     assert "first of 2" in remark and np.abs(film.astype(int) - GREY).max() < 8
+    frames = [Image.fromarray(frame.astype(np.uint16) * 257) for frame in (GREY, 255 - GREY)]
+    frames[0].save(tmp_path / "deep.tif", save_all=True, append_images=frames[1:])
+    film, remark = read_with_remark(tmp_path / "deep.tif")
+    assert "first of 2" in remark
+    np.testing.assert_array_equal(film, GREY)
+    frames = [Image.fromarray(GREY.astype(np.float32))] * 2
+    frames[0].save(tmp_path / "float.tif", save_all=True, append_images=frames[1:])
+    with pytest.raises(ValueError, match="float32; save the image with 8 or 16 bit"):
+        read_film(tmp_path / "float.tif")
 
 
 @pytest.mark.parametrize(
@@ -96,6 +106,17 @@ def test_dicom_by_window_and_by_bits(tmp_path):
     inverted = read_film(dicom(tmp_path / "c", pixels, "MONOCHROME1"))
     np.testing.assert_allclose(inverted.astype(int), 255 - whole.astype(int), atol=1)
     assert image_size(tmp_path / "c") == GREY.shape
+
+
+def test_dicom_without_an_ending_is_found_in_class_folders(tmp_path):
+    for kind in "ab":
+        (tmp_path / kind).mkdir()
+        for i in range(3):
+            dicom(tmp_path / kind / f"IM{i}", GREY.astype("<u2"))
+        (tmp_path / kind / "README").write_text("not a film")
+    films = load_films(tmp_path, size=16)
+    assert len(films) == 6 and films.images.shape == (6, 16, 16, 1)
+    assert [why for _, why in films.skipped] == ["not an image"] * 2
 
 
 def test_damaged_dicom_is_refused(tmp_path):

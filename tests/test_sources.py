@@ -190,6 +190,51 @@ def test_split_folders_are_taken_as_they_are(tmp_path):
     assert not (tmp_path / "index.csv").exists()
 
 
+@pytest.mark.parametrize("names", [("Training", "Testing"), ("train", "test", "valid")])
+def test_split_folders_go_by_their_usual_names(tmp_path, names):
+    folder_of(tmp_path, {f"{s}/{k}/{k}0_{i}.png": i for i, s in enumerate(names) for k in "ab"})
+    for pattern in (None, r"(.+)_\d+$", None):
+        films = load_films(tmp_path, patient_pattern=pattern)
+        assert films.classes == ("a", "b")
+        assert set(films.index["split"]) == set(("train", "test", "val")[: len(names)])
+    assert set(films.patients) == {"a0", "b0"}, "found once by name, the patients are kept"
+    (tmp_path / "prepared").mkdir()
+    (tmp_path / "index.csv").unlink()
+    with pytest.raises(ValueError, match="beside prepared: move"):
+        load_films(tmp_path)
+
+
+def test_an_index_without_splits_finds_them_in_the_folders(tmp_path):
+    layout = {f"{s}/{k}/{s}{i}.png": i for s in ("train", "test") for k in "ab" for i in range(4)}
+    folder_of(tmp_path, layout)
+    rows = [f"{k},{s}{i}.png,{k}{s}{i}" for s in ("train", "test") for k in "ab" for i in range(4)]
+    table = "\n".join(["class,filename,patient", *rows]) + "\n"
+    (tmp_path / "index.csv").write_text(table)
+    films = load_films(tmp_path)
+    assert all(map(str.startswith, films.index["filename"], films.index["split"]))
+    assert (tmp_path / "index.csv").read_text() == table, "an index of the user's stays as it is"
+    (tmp_path / "test" / "a" / "train0.png").write_bytes(png(1))
+    with pytest.raises(ValueError, match="train0.png, which is in none or several"):
+        load_films(tmp_path)
+
+
+def test_an_index_of_films_that_are_not_there_stays_as_it_is(tmp_path):
+    folder_of(tmp_path, {f"a/{i}.png": i for i in range(5)})
+    table = "class,filename\n" + "".join(f"a,{i}.png\n" for i in range(6))
+    (tmp_path / "index.csv").write_text(table)
+    with pytest.raises(FileNotFoundError, match="lacks 1 of 6"):
+        load_films(tmp_path)
+    assert (tmp_path / "index.csv").read_text() == table
+
+
+def test_a_pattern_may_have_alternatives_and_must_be_one(tmp_path):
+    folder_of(tmp_path, {f"{k}/{k}{i}{'_1' * (i % 2)}.png": i for k in "ab" for i in range(6)})
+    films = load_films(tmp_path, patient_pattern=r"(.+)_\d+$|^(.+)$")
+    assert set(films.patients) == {f"{k}{i}" for k in "ab" for i in range(6)}
+    with pytest.raises(ValueError, match="no regular expression"):
+        load_films(tmp_path, patient_pattern="(.+")
+
+
 def test_patients_from_names_stay_on_one_side(tmp_path):
     folder_of(tmp_path, {f"{k}/{k}{i // 3}_{i}.png": i for k in "ab" for i in range(15)})
     films = load_films(tmp_path, patient_pattern=r"(.+)_\d+$")
