@@ -100,16 +100,16 @@ def main():
     films = kg.load_films(given.data, size=given.size)
     train = films.split("train").without_patients(set(films.split("test").patients))
     seen, held_out = next(train.folds(5, seed=given.seed))
-    table = pd.read_csv(given.out) if given.out.is_file() else pd.DataFrame(columns=["variant"])
-    for name in ("moments", "hog"):
-        table[name] = table.get(name, 0.0)  # of a table from before they could be matched
     facts = {"size": given.size, "steps": given.steps, "seed": given.seed, "n": len(seen)}
-    facts |= {"framing": not given.no_framing, "encoder": encoder.name}
+    facts |= {"framing": not given.no_framing, "encoder": encoder.name, "moments": 0.0, "hog": 0.0}
+    table = pd.DataFrame(columns=["variant", *facts])
+    if given.out.is_file():
+        table = pd.read_csv(given.out)
     for name in given.variants or [v for v in VARIANTS if given.features or not projected(v)]:
         facts["moments"] = given.moments * projected(name)
         facts["hog"] = given.hog * projected(name)
         same = (table["variant"] == name) & np.all(
-            [table.get(key, None) == value for key, value in facts.items()], axis=0
+            [table[key] == value for key, value in facts.items()], axis=0
         )
         if same.any():
             continue

@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import functools
 import logging
 import os
 import sys
@@ -192,6 +193,19 @@ def _seed(text):
     return number
 
 
+def _alone(command):
+    """Makes a command that writes to `arguments.folder` refuse while another one does."""
+
+    @functools.wraps(command)
+    def run(arguments):
+        from kerasgan.runs import locked
+
+        with locked(arguments.folder):
+            return command(arguments)
+
+    return run
+
+
 def _run(arguments):
     from kerasgan.runs import Run
 
@@ -297,6 +311,7 @@ def _audit(arguments):
     print(audit(load_films(arguments.data, patient_pattern=arguments.patients)))
 
 
+@_alone
 def _train(arguments):
     from kerasgan.networks import build_imagenet_encoder
     from kerasgan.sources import load_films
@@ -455,6 +470,7 @@ def _samples(path, classes, count=1000):
     return {name: x[..., None] if x.ndim == 3 else x for name, x in sets.items()}
 
 
+@_alone
 def _compare(arguments):
     import pandas as pd
 
@@ -511,6 +527,7 @@ def _compare(arguments):
     print(f"\n{_CAUTION}\nTables: {out.resolve()}")
 
 
+@_alone
 def _reproduction(arguments):
     import pandas as pd
 

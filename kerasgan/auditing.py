@@ -39,7 +39,7 @@ def audit(films):
         An `Audit`; `print` shows it.
 
     Raises:
-        ValueError: If there are no films.
+        ValueError: If there are no films, or none that can be read.
 
     Example:
         >>> print(audit(load_films("covid-xray-64")))
@@ -47,6 +47,8 @@ def audit(films):
     if not len(films):
         raise ValueError(f"{films.name} has no films to audit")
     films, unread, sizes = _readable(films)
+    if not len(films):
+        raise ValueError(f"none of the films of {films.name} can be read: {unread[0][1]}")
     ring = border_auc(films)
     found = [
         *_shared_patients(films),
@@ -164,18 +166,20 @@ def border_auc(films, seed=0):
     from sklearn.metrics import roc_auc_score
     from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
-    patients = pd.Series(films.patients).groupby(films.labels).nunique()
+    found = pd.Series(np.nan, index=list(films.classes))
+    patients = pd.Series(films.patients).groupby(films.labels).nunique()  # of classes with films
     folds = min(5, int(patients.min()))
-    if folds < 2 or len(films.classes) < 2:
-        return pd.Series(np.nan, index=list(films.classes))
+    if folds < 2 or len(patients) < 2:
+        return found
     ring = border_ring(films.images)
     forest = RandomForestClassifier(100, random_state=seed, n_jobs=1)
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     chances = cross_val_predict(
         forest, ring, films.labels, groups=films.patients, cv=splitter, method="predict_proba"
     )
-    scores = [roc_auc_score(films.labels == i, chances[:, i]) for i in range(len(films.classes))]
-    return pd.Series(scores, index=list(films.classes))
+    for column, label in enumerate(patients.index):
+        found.iloc[label] = roc_auc_score(films.labels == label, chances[:, column])
+    return found
 
 
 def _confounds(films, ring):

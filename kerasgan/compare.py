@@ -271,7 +271,7 @@ def compare_arms(arms, train, test, classic=None, synthetic=None, folder=None, *
     """
     protocol = options.pop("protocol", "patient")
     _check_split(train, test, protocol)
-    seeds = options.pop("seeds", (0,))
+    seeds, options = options.pop("seeds", (0,)), {**_OPTIONS, **options}
     facts = {"protocol": protocol, "data_hash": train.hash[:16]}
     tables = []
     for seed in seeds:
@@ -288,6 +288,10 @@ def compare_arms(arms, train, test, classic=None, synthetic=None, folder=None, *
                 rows = _run_arm(arm, sets, test, seed, home, **options)
             tables.append(rows.assign(**facts))
     return pd.concat(tables, ignore_index=True)
+
+
+# What an arm's folder notes, whether it was said or not.
+_OPTIONS = {"epochs": 750, "batches": 4, "double_softmax": False, "passes": 100}
 
 
 def _check_split(train, test, protocol):
@@ -308,8 +312,11 @@ def _training_set(arm, train, classic, synthetic):
     ):
         if not count:
             continue
-        if stored is None or stored.classes != train.classes:
-            raise ValueError(f"arm {arm.name} needs a {name} set of the classes {train.classes}")
+        if stored is None or (stored.classes, stored.size) != (train.classes, train.size):
+            raise ValueError(
+                f"arm {arm.name} needs a {name} set of the classes {train.classes} and {train.size}"
+                " pixels a side"
+            )
         order = pd.Series(stored.labels).groupby(stored.labels).cumcount().to_numpy()
         chosen = order < count
         if chosen.sum() != count * len(train.classes):

@@ -440,11 +440,22 @@ def write_index(films, folder, **facts):
         folder: The collection's folder.
         **facts: Further entries of `about.json`.
     """
+    write_about(films, folder, **facts)
+    table = films.index[["split", "class", "filename", "patient"]]
+    write_text(Path(folder) / "index.csv", table.to_csv(index=False))
+
+
+def write_about(films, folder, **facts):
+    """Writes `about.json` of a stored collection.
+
+    Args:
+        films: The `Films`, of the size they are stored in.
+        folder: The collection's folder.
+        **facts: Further entries.
+    """
     about = {"name": films.name, "note": films.note, "size": films.size, **facts}
     about["skipped"] = list(films.skipped)
     write_text(Path(folder) / "about.json", json.dumps(about, indent=2) + "\n")
-    table = films.index[["split", "class", "filename", "patient"]]
-    write_text(Path(folder) / "index.csv", table.to_csv(index=False))
 
 
 def save_films(films, folder):

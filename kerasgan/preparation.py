@@ -4,11 +4,12 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from hashlib import sha256
 
 import cv2
 from tqdm import tqdm
 
-from kerasgan.films import check_size, stored_paths, write_index
+from kerasgan.films import check_size, stored_paths, write_about, write_index
 from kerasgan.reading import FITS, image_size, read_square, squared
 from kerasgan.runs import absolute, read_json, write_bytes
 
@@ -44,7 +45,7 @@ def prepare(films, folder, size=64, fit="squash", workers=None):
         raise ValueError(f"fit must be one of {FITS}. Received: fit={fit!r}")
     folder = absolute(folder)
     paths = stored_paths(films, folder)
-    _check_folder(films, folder, size, fit)
+    sources = _begin(films, folder, paths, size, fit)
     for parent in {path.parent for path in paths}:
         parent.mkdir(parents=True, exist_ok=True)
     in_memory = films.images if (films.index["path"] == "").any() else None
@@ -56,13 +57,17 @@ def prepare(films, folder, size=64, fit="squash", workers=None):
         remarks = list(tqdm(done, total=len(paths), desc="preparing films", unit="film"))
     finally:
         pool.shutdown(cancel_futures=True)
-    return _collected(films, folder, paths, remarks, size, fit)
+    return _collected(films, folder, paths, remarks, size, fit=fit, sources=sources)
 
 
-def _check_folder(films, folder, size, fit):
-    """Refuses to prepare films in place, or into a collection of another size or fit."""
+def _begin(films, folder, paths, size, fit):
+    """Refuses to prepare films in place or over others; notes first of all what is prepared.
+
+    Returns a dict from each prepared file to a mark of its raw film.
+    """
     if any(path and folder in absolute(path).parents for path in films.index["path"]):
         raise ValueError(f"{folder} holds the raw films themselves; choose another folder")
+    known = {}
     if (folder / "about.json").is_file():
         about = read_json(folder / "about.json", "choose another folder")
         if (there := (about.get("size"), about.get("fit", fit))) != (size, fit):
@@ -70,6 +75,25 @@ def _check_folder(films, folder, size, fit):
                 f"{folder} holds films of size={there[0]!r}, fit={there[1]!r}; choose another "
                 f"folder. Received: size={size}, fit={fit!r}"
             )
+        known = about.get("sources") if isinstance(about.get("sources"), dict) else {}
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    marks = dict(zip(names, _marks(films), strict=True))
+    for name in marks.keys() & known.keys():
+        if marks[name] != known[name] and (folder / name).is_file():
+            raise ValueError(
+                f"{folder / name} was prepared from another film of this name: choose another "
+                "folder, or delete it"
+            )
+    if known != marks:
+        write_about(replace(films, size=size, _pixels={}), folder, fit=fit, sources=marks)
+    return marks
+
+
+def _marks(films):
+    """Tells raw films of one name apart: the sizes of their files, or hashes of their pixels."""
+    if (films.index["path"] == "").any():
+        return [sha256(image.tobytes()).hexdigest()[:16] for image in films.images]
+    return [os.path.getsize(path) for path in films.index["path"]]
 
 
 def _prepare_one(size, fit, source, target, pixels):
@@ -96,7 +120,7 @@ def _prepare_one(size, fit, source, target, pixels):
     return True, remark
 
 
-def _collected(films, folder, paths, remarks, size, fit):
+def _collected(films, folder, paths, remarks, size, **facts):
     index = films.index.assign(path=[str(path) for path in paths])
     names = films.index["class"] + "/" + films.index["filename"]
     named = list(zip(names, remarks, strict=True))
@@ -109,5 +133,5 @@ def _collected(films, folder, paths, remarks, size, fit):
         reasons = "; ".join(f"{name}: {why}" for name, why in notes[:3])
         raise ValueError(f"no film of {sorted(lost)} could be read ({reasons}); add readable films")
     prepared = replace(films, index=index, size=size, skipped=(*films.skipped, *notes), _pixels={})
-    write_index(prepared, folder, fit=fit)
+    write_index(prepared, folder, **facts)
     return prepared

@@ -198,32 +198,9 @@ class Run:
             raise ValueError(f"{path} is damaged; {remedy}")
         return kept
 
-    @contextmanager
     def lock(self):
-        """Holds the run for this process, in a `with` block, so that no second one writes to it.
-
-        The operating system gives the lock back when the process ends, however it ends.
-
-        Raises:
-            BlockingIOError: If another process holds it; the message has its number.
-        """
-        from filelock import FileLock, Timeout
-
-        lock, holder = FileLock(self.path(".lock")), self.path(".holder")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            number = holder.read_text().strip() if holder.is_file() else "not known"
-            raise BlockingIOError(
-                f"{self.folder} is in use by another process (pid {number}): wait for it or stop "
-                "it, or choose another run name (RUN=name)"
-            ) from None
-        try:
-            write_text(holder, f"{os.getpid()}\n")
-            yield self
-        finally:
-            holder.unlink(missing_ok=True)
-            lock.release()
+        """Holds the run for this process, in a `with` block, as `locked` does."""
+        return locked(self.folder, "choose another run name (RUN=name)")
 
     def path(self, *parts):
         """Returns a path inside the run's folder, whose parent folder is made."""
@@ -407,6 +384,41 @@ def begin(folder, arms, absent=None, **facts):
     merged = {part: {**known[part], **new[part]} for part in ("facts", "arms")}
     if merged != known or not path.is_file():
         write_text(path, json.dumps(merged, indent=2) + "\n")
+
+
+@contextmanager
+def locked(folder, remedy="choose another folder"):
+    """Holds a folder for this process, in a `with` block, so that no second one writes to it.
+
+    The operating system gives the lock back when the process ends, however it ends.
+
+    Args:
+        folder: The folder, made if missing.
+        remedy: What else to do, for the message.
+
+    Raises:
+        BlockingIOError: If another process holds it; the message has its number.
+        OSError: If the folder cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock, holder = FileLock(folder / ".lock"), folder / ".holder"
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        number = holder.read_text().strip() if holder.is_file() else "not known"
+        raise BlockingIOError(
+            f"{folder} is in use by another process (pid {number}): wait for it or stop it, or "
+            f"{remedy}"
+        ) from None
+    try:
+        write_text(holder, f"{os.getpid()}\n")
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
 
 
 def read_table(path, remedy):

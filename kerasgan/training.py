@@ -203,11 +203,14 @@ def fit_best(films, steps, folder, width=32, encoder=None, seed=0):
 
     Raises:
         FloatingPointError: If the training produced NaN.
-        ValueError: If the folder's training is of other films, another seed or another network.
+        ValueError: If there are no films, or the folder's training is of other films, another seed
+            or another network.
 
     Example:
         >>> gan, history, generators = fit_best(train, 3000, "runs/best", encoder=encoder)
     """
+    if not len(films):
+        raise ValueError(f"{films.name} has no films to train on: has it a split called train?")
     gan = best_gan(films.size, width, len(films.classes), steps, seed=seed, encoder=encoder)
     history = fit_gan(gan, films, -(-steps // -(-len(films) // 32)), folder)
     own = {name: one_class(gan.averaged, label) for label, name in enumerate(films.classes)}

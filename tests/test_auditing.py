@@ -1,8 +1,11 @@
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from kerasgan.auditing import audit, border_auc
-from kerasgan.films import CLASSES, Films
+from kerasgan.films import CLASSES, Films, save_films
 from kerasgan.phantom import simulate_films
 from kerasgan.sources import load_films
 
@@ -67,6 +70,18 @@ def test_brightness_that_betrays_a_class(films16):
 def test_nothing_to_audit_is_an_error(films16):
     with pytest.raises(ValueError, match="no films"):
         audit(films16.take([]))
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path):
+    films = save_films(simulate_films(8, size=64, test_per_class=0), tmp_path)
+    for path in films.only("covid").index["path"]:
+        Path(path).write_bytes(b"no image")
+    films = replace(load_films(tmp_path), size=None)
+    found = audit(films)
+    assert "8 files" in str(found) or "cannot be read" in str(found)
+    assert found.border_auc.isna().to_dict() == {k: k == "covid" for k in films.classes}
+    with pytest.raises(ValueError, match="none of the films of .* can be read"):
+        audit(films.only("covid"))
 
 
 def test_the_real_films_leak_where_they_are_known_to(real_root):

@@ -127,6 +127,8 @@ def test_a_finished_arm_is_not_taken_for_one_of_other_films_or_options(compared,
     _, folder, arms, classic = compared
     with pytest.raises(ValueError, match="begun with epochs=3"):
         compare_arms(arms, *sides, classic, classic, folder, **{**SHORT, "epochs": 4})
+    with pytest.raises(ValueError, match="begun with batches=2.*batches=4"):
+        compare_arms(arms, *sides, classic, classic, folder, epochs=3, passes=4)
     others = sides[0].take(range(8, len(sides[0])))
     with pytest.raises(ValueError, match="begun with films"):
         compare_arms(arms[:1], others, sides[1], folder=folder, **SHORT)

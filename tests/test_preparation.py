@@ -1,11 +1,13 @@
 import os
 import stat
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
+from kerasgan import preparation
 from kerasgan.preparation import prepare
 from kerasgan.sources import load_films
 
@@ -99,6 +101,33 @@ def test_raw_films_and_other_sizes_are_not_overwritten(raw, tmp_path):
         pass
     with pytest.raises(ValueError, match=f"{path} is damaged"):
         prepare(films, tmp_path / "out" / "16", 16)
+
+
+def test_films_of_another_source_do_not_pass_for_those_prepared(raw, tmp_path):
+    films, out = load_films(raw), tmp_path / "out"
+    prepare(films, out, 16)
+    (raw / "a" / "0.jpg").write_bytes(cv2.imencode(".png", np.zeros((30, 30), np.uint8))[1])
+    with pytest.raises(ValueError, match="0.png was prepared from another film") as error:
+        prepare(films, out, 16)
+    os.remove(str(error.value).split(" ")[0])
+    assert prepare(films, out, 16).images.reshape(6, -1).max(1).min() == 0
+    arrays = replace(films, size=16, index=films.index.assign(path=""))
+    arrays._pixels["images"] = np.zeros((6, 16, 16, 1), np.uint8)
+    prepare(arrays, tmp_path / "memory", 16)
+    arrays._pixels["images"] = np.ones((6, 16, 16, 1), np.uint8)
+    with pytest.raises(ValueError, match="prepared from another film"):
+        prepare(arrays, tmp_path / "memory", 16)
+
+
+def test_a_stopped_preparation_goes_on_by_its_own_fit_alone(raw, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(preparation, "_collected", stop)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(load_films(raw), tmp_path / "out", 16)
+    with pytest.raises(ValueError, match="fit='squash'.*fit='pad'"):
+        prepare(load_films(raw), tmp_path / "out", 16, fit="pad")
 
 
 def test_a_class_without_a_readable_film_is_an_error(raw, tmp_path):

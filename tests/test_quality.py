@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from kerasgan import quality
+from kerasgan.films import Films
 
 COLUMNS = "generator,class,reference_set,encoder,metric,value,low,high,floor,authors"
 
@@ -327,6 +328,17 @@ def test_compare_sets_splits_by_patient():
         for groups in (patients, None)
     ]
     assert floors[0] > 1.1 * floors[1]  # halves that share patients look closer than they are
+
+
+@pytest.mark.parametrize("people", [[5, 4, 3], [16, 1, 1, 1, 1], [12]])
+def test_few_and_unequal_patients_stop_no_measurement(people, capsys):
+    patients = np.repeat([f"p{i}" for i in range(len(people))], people)
+    images = films(len(patients), size=16)
+    own = Films.from_arrays(images, [0] * len(images), ("a",), patients)
+    fakes = {"fresh": {"a": films(40, seed=1, size=16)}}
+    table = quality.compare_films(own, fakes, pixels)
+    assert table[["value", "floor"]].notna().all(axis=None)
+    assert ("film by film" in capsys.readouterr().out) == (len(people) < 5)
 
 
 def test_intervals_of_compare_sets_cover():

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from kerasgan import runs
+from kerasgan.__main__ import main
 from kerasgan.compare import reference_arms
 from kerasgan.films import Films, save_films
 from kerasgan.runs import PROFILES, Run, read_arrays, write_text
@@ -113,20 +114,23 @@ def test_the_root_of_runs(monkeypatch, tmp_path):
 
 HOLD = """
 import sys, time
-from kerasgan.runs import Run
-with Run("a", "smoke", "simulated", root=sys.argv[1]).lock():
+from kerasgan.runs import locked
+with locked(sys.argv[1] + "/a"):
     print("held", flush=True)
     time.sleep(60)
 """
 
 
-def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path):
+def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path, capsys):
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
     first = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert first.stdout.readline() == "held\n"
     run = Run("a", "smoke", "simulated", root=tmp_path)
     with pytest.raises(BlockingIOError, match=f"pid {first.pid}.*another run name"), run.lock():
         pass
+    for words in (["train", "simulated"], ["compare", "simulated", "--folder"]):
+        assert main([*words, str(run.folder)]) == 1
+        assert f"in use by another process (pid {first.pid})" in capsys.readouterr().err
     first.kill()
     first.communicate()
     with run.lock():
