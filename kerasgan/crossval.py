@@ -140,18 +140,17 @@ def _saved_encoder(path, films):
     One whose card says that it was trained on patients of the films, and so of test folds, is
     refused.
     """
-    from kerasgan.store import read_card
+    from kerasgan.store import read_card, shared_patients
 
     if path == "hog":
         return path, path
     path = Path(path).expanduser().resolve()
-    if (path.parent / "card.json").is_file():
-        known = set(read_card(path.parent)["data"].get("patients", ()))
-        if shared := sorted(known & set(films.patients)):
-            raise ValueError(
-                f"{path} was trained on patients of these films, such as {shared[0]}, who are in "
-                "test folds: give an encoder that saw none of them"
-            )
+    card = read_card(path.parent) if (path.parent / "card.json").is_file() else None
+    if card and (shared := shared_patients(card, films)):
+        raise ValueError(
+            f"{path} was trained on patients of these films, such as {shared[0]}, who are in test "
+            "folds: give an encoder that saw none of them"
+        )
     return str(path), hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 

@@ -377,7 +377,7 @@ def nearness(films, samples, shifts=2, flips=True):
     return -_aligned_distances(films, samples, shifts, flips).min(axis=1)
 
 
-def attack_auc(training, held_out, patients=None):
+def attack_auc(training, held_out, patients=None, classes=None):
     """How well a number tells the films a model saw from others: `(auc, low, high)`.
 
     With a discriminator's logits on both, the attack of Hayes et al. 2019 (LOGAN): 0.5 if it learnt
@@ -387,13 +387,18 @@ def attack_auc(training, held_out, patients=None):
         training: a number for each film seen, high where the attack says "seen".
         held_out: the same for films not seen.
         patients: those of the training films, then of the held-out ones.
+        classes: theirs, whose numbers may differ in level: the AUC is then the mean over classes.
     """
 
-    def auc(member, score):
-        return metrics.roc_auc_score(member, score) if 0 < sum(member) < len(member) else np.nan
+    def auc(member, score, kind):
+        own = [(member[kind == k], score[kind == k]) for k in np.unique(kind)]
+        own = [metrics.roc_auc_score(m, x) for m, x in own if 0 < sum(m) < len(m)]
+        return np.mean(own) if own else np.nan
 
     member = np.repeat([1, 0], [len(training), len(held_out)])
-    return bootstrap_interval(auc, member, np.concatenate([training, held_out]), groups=patients)
+    kinds = np.zeros(len(member)) if classes is None else np.asarray(classes)
+    signals = np.concatenate([training, held_out])
+    return bootstrap_interval(auc, member, signals, kinds, groups=patients)
 
 
 def compare_sets(
@@ -478,8 +483,8 @@ def compare_films(
     Adds the share of `memorized` samples of each class (floor: the screen's rate) and, with test
     films, under class `macro`, `tstr`: the accuracy of HOG + SVM trained on the samples and tested
     on these films (floor: trained on the real ones), and `membership`: the AUC of
-    `attack_auc` by the `nearness` to these films, each held against the samples of its own class;
-    for a discriminator given as well, that of the attack by its logits.
+    `attack_auc`, the mean over classes, by the `nearness` to these films, each held against the
+    samples of its own class; for a discriminator given as well, that of the attack by its logits.
 
     Args:
         real: the training `Films`.
@@ -557,12 +562,14 @@ def _membership(real, everyone, test, discriminators, like):
     kinds = [kind for kind in real.classes if (test.labels == test.classes.index(kind)).any()]
     sides = [[side.only(kind) for kind in kinds] for side in (real, test)]
     patients = np.concatenate([own.patients for side in sides for own in side])
+    classes = np.concatenate([own.index["class"] for side in sides for own in side])
     rows = []
 
     def attack(name, encoder, signal):
         signals = [np.concatenate([*map(signal, kinds, side)]) for side in sides]
         row = {"generator": name, "class": "macro", "reference_set": like["reference_set"][0]}
-        values = dict(zip(("value", "low", "high"), attack_auc(*signals, patients), strict=True))
+        found = attack_auc(*signals, patients, classes)
+        values = dict(zip(("value", "low", "high"), found, strict=True))
         rows.append({**row, "encoder": encoder, "metric": "membership", **values, "floor": 0.5})
 
     for name, sets in everyone.items():

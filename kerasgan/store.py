@@ -1,5 +1,6 @@
 """Saved models: a folder with a `.keras` file, `card.json` and, of a generator, `samples.png`."""
 
+import hashlib
 import io
 import json
 import os
@@ -40,8 +41,8 @@ def save_generator(generator, folder, trained_on, trained_with=None, half=False,
     Args:
         generator: A `GAN`, whose averaged generator is saved, or a generator model.
         folder: Folder `<kind>-<class>`, made if missing.
-        trained_on: The `Films` of what it draws that it was trained on; name, hash and patients
-            go on the card.
+        trained_on: The `Films` of what it draws that it was trained on; name, hash and codes of
+            the patients go on the card.
         trained_with: The `Films` of all classes, if it is one class of a conditional generator:
             the card then names the patients of all.
         half: `True` rounds the trained weights to half precision, for a file half the size; a
@@ -154,7 +155,7 @@ def _save(model, role, folder, trained_on, facts, images=None, trained_with=None
             "note": trained_on.note,
             "films": len(trained_on),
             "hash": trained_on.hash,
-            "patients": sorted({str(patient) for patient in seen.patients}),
+            "patients": sorted(map(_code, set(seen.patients))),
         },
         **facts,
         "versions": _versions(),
@@ -406,6 +407,32 @@ def list_models(folder="saved_models"):
     return pd.DataFrame(rows, columns=columns)
 
 
+def _code(patient):
+    """A patient's code on a card that is shared: file names and ids may tell who it is."""
+    return hashlib.sha256(str(patient).encode()).hexdigest()[:16]
+
+
+def shared_patients(card, films):
+    """Returns the patients of films that a saved model was trained on.
+
+    Args:
+        card: Card of the model, with codes of its patients, or, of an older one, their names.
+        films: The `Films`.
+
+    Returns:
+        Sorted list of patients.
+
+    Raises:
+        ValueError: If the card's list of patients is damaged.
+    """
+    known = card["data"].get("patients", [])
+    if not (isinstance(known, list) and all(isinstance(code, str) for code in known)):
+        raise ValueError(f"the card of {card['name']} has no list of patients: save the model anew")
+    known = set(known)
+    own = {str(patient) for patient in films.patients}
+    return sorted(patient for patient in own if {patient, _code(patient)} & known)
+
+
 def check_trained_on(card, films, held_out=None):
     """Refuses a generator in a comparison whose films it does not belong to.
 
@@ -417,13 +444,11 @@ def check_trained_on(card, films, held_out=None):
     Raises:
         ValueError: If the hashes differ, or the generator saw a patient of the test films.
     """
-    if held_out is not None:
-        seen = set(card["data"]["patients"]) & {str(p) for p in held_out.patients}
-        if seen:
-            raise ValueError(
-                f"generator {card['name']} was trained on patients of the test films: "
-                f"{', '.join(sorted(seen)[:5])}; train it on the training films alone"
-            )
+    if held_out is not None and (seen := shared_patients(card, held_out)):
+        raise ValueError(
+            f"generator {card['name']} was trained on patients of the test films: "
+            f"{', '.join(seen[:5])}; train it on the training films alone"
+        )
     if card["data"]["hash"] != films.hash:
         raise ValueError(
             f"generator {card['name']} was trained on other films ({card['data']['name']}, "

@@ -250,6 +250,21 @@ def test_films_of_one_patient_do_not_blind_the_screen():
     assert not quality.memorization(copies, training)["flagged"].all()
 
 
+def test_classes_of_other_levels_and_shares_are_no_sign_of_membership():
+    rng = np.random.default_rng(0)
+    counts, levels = [(300, 100), (100, 300)], (0, 3)  # seen and not, of either class
+    seen, fresh = (
+        np.concatenate(
+            [rng.normal(level, size=n[side]) for n, level in zip(counts, levels, strict=True)]
+        )
+        for side in (0, 1)
+    )
+    kinds = np.concatenate([np.repeat([0, 1], [n[side] for n in counts]) for side in (0, 1)])
+    assert quality.attack_auc(seen, fresh)[0] < 0.35
+    value, low, high = quality.attack_auc(seen, fresh, classes=kinds)
+    assert low < 0.5 < high and abs(value - 0.5) < 0.05
+
+
 def test_an_attack_by_nearness_finds_a_copying_generator_only():
     sides = films(30), films(30, seed=1)
 

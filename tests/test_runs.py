@@ -153,6 +153,8 @@ def test_arrays_are_read_up_to_a_limit_and_without_pickles(tmp_path, monkeypatch
     monkeypatch.setattr(runs, "MAX_BYTES", 1_000_000)
     with pytest.raises(ValueError, match="the limit is 1,000,000"):
         read_arrays(tmp_path / "bomb.npz")
+    np.savez(tmp_path / "large.npz", x=np.zeros(10_000_000))  # on disk, too
+    assert read_arrays(tmp_path / "large.npz")["x"].shape == (10_000_000,)
     np.savez(tmp_path / "code.npz", x=np.array([{}], object))
     with pytest.raises(ValueError, match="allow_pickle=False"):
         read_arrays(tmp_path / "code.npz")
