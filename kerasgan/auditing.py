@@ -123,7 +123,7 @@ def _unknown_patients(films):
 
 
 def _duplicates(films, limit=0.995):
-    """Pairs whose thumbnails correlate beyond `limit`, across patients or across splits."""
+    """Pairs whose thumbnails correlate beyond `limit`, on one side of the split and across it."""
     small = [cv2.resize(x[..., 0], (16, 16), interpolation=cv2.INTER_AREA) for x in films.images]
     flat = np.array(small, float).reshape(len(films), -1)
     flat -= flat.mean(1, keepdims=True)

@@ -1,14 +1,14 @@
 """Every figure. Each function returns the matplotlib Figure; a `note` becomes a banner above it."""
 
 import io
-import os
 import textwrap
-from pathlib import Path
 
 import numpy as np
 import seaborn as sns
 from matplotlib import ticker
 from matplotlib.figure import Figure
+
+from kerasgan.runs import write_bytes
 
 WIDTH = 7.2  # inches: a page's width
 _NAMES = {
@@ -587,10 +587,4 @@ def save_figure(figure, path, dpi=150):
     Raises:
         OSError: If it cannot be written; what was there stays.
     """
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_bytes(_png(figure, dpi))
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_bytes(path, _png(figure, dpi))
