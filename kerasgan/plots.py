@@ -464,7 +464,7 @@ def plot_quality(table, metrics=QUALITY, note=""):
 
 
 def plot_contrasts(table, metric="sensitivity", note=""):
-    """Plots paired differences from the control with their 95 % intervals: a forest plot.
+    """Plots paired differences from the control with their 95 % intervals: a forest plot by kind.
 
     Args:
         table: DataFrame of `crossval.contrasts`.
@@ -474,12 +474,14 @@ def plot_contrasts(table, metric="sensitivity", note=""):
     Returns:
         The Figure.
     """
-    rows = table[table["metric"] == metric].iloc[::-1]
+    kinds = ["real", "classic", "duplicated", "synthetic", "baseline"]
+    rows = table[table["metric"] == metric]
+    rows = rows.sort_values("kind", key=lambda kind: kind.map(kinds.index), kind="stable")[::-1]
     control = rows["control"].iloc[0]
     figure, axes = _figure(0.9 + 0.32 * len(rows), note)
     axis = axes[0, 0]
     for y, row in enumerate(rows.itertuples()):
-        colour = _PALETTE[1] if row.primary else _PALETTE[0]
+        colour = "0.45" if row.kind == "baseline" else _PALETTE[kinds.index(row.kind)]
         axis.plot([row.low, row.high], [y, y], color=colour, lw=1.4)
         axis.plot(row.difference, y, "D" if row.primary else "o", ms=5, color=colour)
     several = rows["classifier"].nunique() > 1
@@ -488,6 +490,8 @@ def plot_contrasts(table, metric="sensitivity", note=""):
         for row in rows.itertuples()
     ]
     axis.set_yticks(range(len(rows)), names, fontsize=8)
+    for edge in np.flatnonzero(rows["kind"].to_numpy()[1:] != rows["kind"].to_numpy()[:-1]):
+        axis.axhline(edge + 0.5, color="0.85", lw=0.8)
     axis.axvline(0, color="0.3", lw=0.8, ls=":")
     folds = " or ".join(str(n) for n in sorted(rows["n"].unique(), reverse=True))
     axis.set_xlabel(
