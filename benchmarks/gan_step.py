@@ -4,8 +4,8 @@
     python benchmarks/gan_step.py
 
 Both train the same networks on the same batches with the same losses, optimizers and threads; ours
-averages the generator's weights as well. The last rows set our arithmetic against the machine's
-float32 matrix product: FLOPs are those of the published updates (generator forward and backward;
+averages the generator's weights as well. Further rows set our training in bfloat16, one setting of
+Keras, against that in float32, and our arithmetic against the machine's float32 matrix product: FLOPs are those of the published updates (generator forward and backward;
 discriminator on real and on generated images forward and backward; once more on generated images
 forward and back to its input), two per multiplication, convolutions alone.
 """
@@ -80,11 +80,15 @@ def torch_trainer(width, images, threads):
     return train
 
 
-def our_trainer(width, films):
-    """Returns a function that trains for `steps` steps and returns images a second."""
+def our_trainer(width, films, policy="float32"):
+    """Returns a GAN and a function that trains it for `steps` steps and returns images a second."""
+    import keras
+
     from kerasgan import reference_gan
 
+    keras.mixed_precision.set_global_policy(policy)
     gan = reference_gan(SIZE, width)
+    keras.mixed_precision.set_global_policy("float32")
 
     def train(steps):
         batches = films.batches(BATCH)
@@ -140,13 +144,16 @@ def main():
     peak = matmul_peak()
     for width in (32,) if options.quick else (64, 32):
         gan, ours = our_trainer(width, films)
+        _, half = our_trainer(width, films, "mixed_bfloat16")
         other = torch_trainer(width, films.images, options.threads)
-        for train in (ours, other):
+        trainers = {"ours": ours, "torch": other, "half": half}
+        for train in trainers.values():
             train(steps)  # traces, and warms the caches
-        cases = {"ours": partial(ours, steps), "torch": partial(other, steps), "peak": peak}
+        cases = {name: partial(train, steps) for name, train in trainers.items()} | {"peak": peak}
         measured = medians(cases, options.rounds)
         case = f"DCGAN {SIZE} x {SIZE}, width {width}, batch {BATCH}"
         record(options, case, measured["ours"], measured["torch"], "images/s", 1.5)
+        record(options, f"{case}, bfloat16", measured["half"], measured["ours"], "images/s")
         arithmetic = flops(gan) * measured["ours"] / BATCH / 1e9
         record(options, f"{case}, share of matmul", arithmetic, measured["peak"] / 1e9, "GFLOP/s")
 
