@@ -5,9 +5,10 @@
 
 Both train the same networks on the same batches with the same losses, optimizers and threads; ours
 averages the generator's weights as well. Further rows set our training in bfloat16, one setting of
-Keras, against that in float32, and our arithmetic against the machine's float32 matrix product: FLOPs are those of the published updates (generator forward and backward;
-discriminator on real and on generated images forward and backward; once more on generated images
-forward and back to its input), two per multiplication, convolutions alone.
+Keras, against that in float32, and our arithmetic against the machine's float32 matrix product:
+FLOPs are those of the published updates (generator forward and backward; discriminator on real and
+on generated images forward and backward; once more on generated images forward and back to its
+input), two per multiplication, convolutions alone.
 """
 
 import time
