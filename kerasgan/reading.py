@@ -119,8 +119,8 @@ def _read(path, size=None):
     if not path.stat().st_size:
         raise ValueError("the file is empty")
     if is_dicom(path):
-        image = _read_dicom(path)
-        return image, "", image.shape
+        image, remark = _read_dicom(path)
+        return image, remark, image.shape
     height, width, mode, frames, kind = _header(path)
     if height * width >= MAX_PIXELS:
         raise ValueError(f"refused: {width} x {height} pixels, the limit is {MAX_PIXELS:,}")
@@ -209,26 +209,35 @@ def _dicom(path, **options):
     import pydicom
 
     try:
-        data = pydicom.dcmread(path, **options)
-        shape = int(data.Rows), int(data.Columns)
+        syntax = pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID")
+        deflated = syntax == pydicom.uid.DeflatedExplicitVRLittleEndian
+        data = None if deflated else pydicom.dcmread(path, **options)
+        shape = (0, 0) if deflated else (int(data.Rows), int(data.Columns))
     except Exception as error:
         raise ValueError(f"not a DICOM image, or a damaged one ({type(error).__name__})") from None
+    if deflated:  # pydicom unpacks all of it before a size can be seen
+        raise ValueError("refused: a deflated DICOM file; save it with another transfer syntax")
     if shape[0] * shape[1] >= MAX_PIXELS:
         raise ValueError(f"refused: {shape[1]} x {shape[0]} pixels, the limit is {MAX_PIXELS:,}")
     return data, shape
 
 
 def _read_dicom(path):
-    """Pixels after modality and window transforms, scaled to 8 bit by the range of these."""
-    from pydicom.pixels import apply_modality_lut, apply_voi_lut
+    """The first frame after modality and window transforms, scaled to 8 bit by the range of these.
+
+    Returns it and what was unusual, as `read_with_remark`.
+    """
+    from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
 
     _dicom(path, stop_before_pixels=True)
     data, _ = _dicom(path)
     try:
-        pixels = data.pixel_array
-        pixels = pixels[0] if int(data.get("NumberOfFrames", 1)) > 1 else pixels
+        frames = int(data.get("NumberOfFrames", 1) or 1)
+        remark = f"first of {frames} frames" if frames > 1 else ""
+        pixels = pixel_array(data, index=0)  # no other frame is decoded
         if data.get("SamplesPerPixel", 1) > 1:
-            return cv2.cvtColor(np.ascontiguousarray(pixels[..., :3]), cv2.COLOR_RGB2GRAY)
+            colour = np.ascontiguousarray(pixels[..., :3])
+            return cv2.cvtColor(colour, cv2.COLOR_RGB2GRAY), remark
         values = apply_voi_lut(apply_modality_lut(pixels, data), data).astype(float)
     except Exception as error:
         raise ValueError(f"DICOM pixels cannot be read ({type(error).__name__}: {error})") from None
@@ -236,7 +245,7 @@ def _read_dicom(path):
     grey = np.clip((values - low) / (high - low), 0, 1)
     if data.PhotometricInterpretation == "MONOCHROME1":
         grey = 1 - grey
-    return np.rint(grey * 255).astype(np.uint8)
+    return np.rint(grey * 255).astype(np.uint8), remark
 
 
 def _dicom_range(data):

@@ -108,6 +108,21 @@ def test_dicom_by_window_and_by_bits(tmp_path):
     assert image_size(tmp_path / "c") == GREY.shape
 
 
+def test_dicom_of_many_frames_and_deflated_ones(tmp_path):
+    pixels = GREY.astype("<u2")
+    two = np.stack([pixels, 4095 - pixels])
+    path = dicom(tmp_path / "two.dcm", pixels, NumberOfFrames=2, PixelData=two.tobytes())
+    film, remark = read_with_remark(path)
+    np.testing.assert_array_equal(film, read_film(dicom(tmp_path / "one.dcm", pixels)))
+    assert remark == "first of 2 frames"
+    data = pydicom.dcmread(path)
+    data.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    data.save_as(tmp_path / "bomb.dcm")
+    for read in (read_film, image_size):
+        with pytest.raises(ValueError, match="refused: a deflated DICOM"):
+            read(tmp_path / "bomb.dcm")
+
+
 def test_dicom_without_an_ending_is_found_in_class_folders(tmp_path):
     for kind in "ab":
         (tmp_path / kind).mkdir()
