@@ -129,14 +129,23 @@ def _parser():
     compare.add_argument(
         "--classifiers", default="resnet", help="comma-separated: cnn, resnet, transfer"
     )
-    compare.add_argument("--encoder", help="of transfer: hog, or a pretrained .keras file")
-    compare.add_argument("--gan-encoder", help="the GANs are judged by this .keras file's features")
+    compare.add_argument(
+        "--encoder", help="of transfer: hog, MobileNetV2, or a pretrained .keras file"
+    )
+    compare.add_argument(
+        "--gan-encoder", help="MobileNetV2 or a .keras file: the GANs are judged by its features"
+    )
     compare.add_argument(
         "--further", nargs="*", metavar="ARM", help="also ratios, filters, schedules: all, or these"
     )
     compare.add_argument("--no-probes", action="store_true", help="leave out no lungs, no covid")
     compare.add_argument("--out", help="folder of tables and figures; by default that of the cells")
-    compare.add_argument("--jobs", type=_count, default=1, help="folds at a time on this machine")
+    compare.add_argument(
+        "--jobs",
+        type=_count,
+        default=max(1, (os.cpu_count() or 1) // 4),
+        help="folds at a time on this machine; by default one for every four processors",
+    )
     compare.add_argument("--scheduler", help="address of a Dask scheduler")
 
     reproduction = _command(
@@ -470,6 +479,19 @@ def _samples(path, classes, count=1000):
     return {name: x[..., None] if x.ndim == 3 else x for name, x in sets.items()}
 
 
+def _pretrained(name, arguments):
+    """The path of an encoder; MobileNetV2 is fetched once and kept in the folder."""
+    from kerasgan.networks import build_imagenet_encoder
+    from kerasgan.store import write_model
+
+    if name != "MobileNetV2":
+        return name
+    path = Path(arguments.folder) / f"{name}-{arguments.size}.keras"
+    if not path.is_file():
+        write_model(build_imagenet_encoder(arguments.size), path)
+    return path
+
+
 @_alone
 def _compare(arguments):
     import pandas as pd
@@ -510,8 +532,8 @@ def _compare(arguments):
         gan_steps=arguments.gan_steps,
         gan_width=arguments.gan_width,
         classifiers=classifiers,
-        encoder=arguments.encoder,
-        gan_encoder=arguments.gan_encoder,
+        encoder=_pretrained(arguments.encoder, arguments),
+        gan_encoder=_pretrained(arguments.gan_encoder, arguments),
         n_jobs=arguments.jobs,
         scheduler=arguments.scheduler,
     )

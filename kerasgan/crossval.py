@@ -297,7 +297,7 @@ def fold_gan(films, steps, folder, width, encoder=None, held=False):
     recipe = {"steps": steps, "width": width, "code": CODE}
     changes = dict(HELD) if held else dict.fromkeys(HELD, 0.0)
     if held:
-        recipe["held"] = True
+        recipe["held"] = HELD
     if encoder is None:
         changes |= {"framing": False, "moments": 0.0}
     else:

@@ -318,10 +318,12 @@ def test_models(count, films16, tmp_path):
     fuzz(count, check, damaged(sound))
 
 
-# Without `compare`, which needs no films named: it would begin, and take hours.
 COMMANDS = ("run", "prepare", "audit", "train", "synthesise", "quality", "models", "x")
+COMMANDS += ("compare", "reproduction")
 OPTIONS = ["--size", "--seed", "--steps", "--count", "--profile", "--folds", "--encoder", "--data"]
 OPTIONS += ["--cards", "--classifiers", "--out", "--width", "--fit", "--help", "-x", "--"]
+OPTIONS += ["--screen", "--truncation", "--patients", "--authors", "--discriminator", "--further"]
+OPTIONS += ["--gan-encoder", "--synthetic", "--first-seed", "--seeds"]
 # No word names a collection: whatever else is right, the films are missing and nothing long begins.
 VALUES = [word for word in WORDS if word not in ("\udc80", "/", "..")]  # no tour of the machine
 VALUES += ["60", "16", "0", "hog", "nowhere", "~no-such-user", "smoke"]
@@ -333,7 +335,9 @@ def test_command_lines(count, capsys, monkeypatch):
         monkeypatch.chdir(folder)
         monkeypatch.setenv("KERASGAN_RUNS", str(folder / "runs"))
         try:
-            status = main([command, *values, *(["--data", "nowhere"] if command == "run" else [])])
+            first = ["nowhere"] if command in ("compare", "reproduction") else []
+            last = ["--data", "nowhere"] if command == "run" else []
+            status = main([command, *first, *values, *last])
         except SystemExit as stop:
             status = stop.code
         text = capsys.readouterr()
