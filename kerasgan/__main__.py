@@ -113,7 +113,9 @@ def _parser():
     quality.add_argument(
         "--encoder", nargs="+", help="hog, an ImageNet architecture, or a .keras file; or several"
     )
-    quality.add_argument("--out", help="CSV file for the table; a figure is put beside it")
+    quality.add_argument(
+        "--out", help="CSV file for the table; a figure and a list of near copies come beside it"
+    )
     quality.add_argument("--cards", action="store_true", help="write scores to the models' cards")
 
     compare = _command(commands, "compare", _compare, "cross-validate the arms by patient")
@@ -436,9 +438,29 @@ def _quality(arguments):
         write_text(arguments.out, table.to_csv(index=False))
         figure = plots.plot_quality(table)
         plots.save_figure(figure, Path(arguments.out).with_suffix(".png"))
+        copies = Path(arguments.out).with_suffix(".copies.csv")
+        write_text(copies, _near_copies(real, fakes).to_csv(index=False))
     if arguments.cards:
         _add_scores(arguments.fake, table)
     print(f"{table.round(3).to_string(index=False)}\n\n{_CAUTION}")
+
+
+def _near_copies(real, fakes):
+    """The generated images that the screen takes for copies, and the film each is nearest to."""
+    import pandas as pd
+
+    from kerasgan.quality import memorization
+
+    tables = []
+    for name, sets in fakes.items():
+        for kind in real.classes:
+            own = real.only(kind)
+            found = memorization(sets[kind], own.images, patients=own.patients)
+            found.insert(0, "film", own.index["filename"].to_numpy()[found["nearest"]])
+            found.insert(0, "sample", range(len(found)))
+            tables.append(found[found["flagged"]].assign(generator=name, **{"class": kind}))
+    columns = ["generator", "class", "sample", "film", "distance", "limit"]
+    return pd.concat(tables, ignore_index=True)[columns]
 
 
 def _encoder(name):
@@ -455,9 +477,10 @@ def _add_scores(paths, table):
     from kerasgan.store import add_scores
 
     for path in map(Path, paths):
-        for kind, own in table[table["generator"] == path.stem].groupby("class"):
+        scores = table[table["generator"] == path.stem]
+        for kind in set(scores["class"]) - {"macro"}:
             if (folder := path.with_name(f"{path.name}-{kind}")).is_dir():
-                add_scores(folder, own)
+                add_scores(folder, scores[scores["class"].isin([kind, "macro"])])
 
 
 def _samples(path, classes, count=1000):

@@ -458,7 +458,9 @@ def plot_quality(table, metrics=QUALITY, note=""):
     figure.legend(*handles, loc="outside upper right", ncols=len(generators), fontsize=7)
     encoder = table.loc[table["metric"] == metrics[0], "encoder"].iloc[0]
     figure.supxlabel(
-        f"mean and 95 % interval; features: {encoder}; black tick: real against real", fontsize=8
+        f"mean and 95 % interval; features: {encoder} (detectability: HOG); "
+        "black tick: real against real",
+        fontsize=8,
     )
     return figure
 

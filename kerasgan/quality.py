@@ -423,8 +423,8 @@ def compare_sets(
     Args:
         real: images of one class.
         fakes: dict from a generator's name to its images, preferably no fewer than the real ones.
-        encoder: an `Encoder`, or several: those after the first add rows for the scores of
-            features alone.
+        encoder: an `Encoder`, or several, for the scores of features; `detectability_encoder` is
+            by the first.
         authors: the published samples; with them all sets are stretched, as they were when saved.
         patients: patients of the real films.
         class_name: class of the films, for the table.
@@ -458,7 +458,7 @@ def compare_sets(
             mean, margin, floor = values.mean(), 1.96 * values.std(), found[None][key].mean()
             rows.append((name, *key, mean, mean - margin, mean + margin, floor))
         told = detectability(real, images, patients, seed)
-        rows.append((name, encoders[0].name, "detectability", *told, 0.5))
+        rows.append((name, "HOG", "detectability", *told, 0.5))
         told = detectability(real, images, patients, seed, encoders[0])
         rows.append((name, encoders[0].name, "detectability_encoder", *told, 0.5))
     columns = ["generator", "encoder", "metric", "value", "low", "high", "floor"]
@@ -614,8 +614,8 @@ def _halved_scores(real, fakes, encoders, patients, draws, seed):
             drawn = halves[1][:size] if name is None else rng.permutation(len(images))[:size]
             pairs = zip(features[None], features[name], strict=True)
             scores = [_feature_scores(a[half], b[drawn]) for a, b in pairs]
-            scores[0] |= _pixel_scores(real[half], images[drawn])
-            by_encoder = zip(names, scores, strict=True)
+            by_encoder = [*zip(names, scores, strict=True)]
+            by_encoder.append(("pixels", _pixel_scores(real[half], images[drawn])))
             found[name].append({(n, m): value for n, row in by_encoder for m, value in row.items()})
     return {name: pd.DataFrame(scores) for name, scores in found.items()}
 

@@ -203,12 +203,16 @@ def test_train_saves_a_generator_per_class_without_the_test_patients(tmp_path, c
     assert attacks["value"].between(0, 1).all() and len(attacks) == 4
     kid = table.query("metric == 'kid'")
     assert (kid.groupby(["generator", "class"])["encoder"].nunique() == 2).all()
-    assert kid["authors"].notna().all() and "HOG" not in set(
-        table.query("metric == 'sliced_wasserstein'")["encoder"]
-    )
+    assert kid["authors"].notna().all()
+    for metric, by in (("sliced_wasserstein", "pixels"), ("detectability", "HOG")):
+        assert set(table[table["metric"] == metric]["encoder"]) == {by}
+    copies = pd.read_csv(tmp_path / "quality.copies.csv")
+    shares = table.query("metric == 'memorized' and generator == 'best'")["value"]
+    assert (copies["generator"] == "best").sum() == round(1000 * shares.sum())
     assert (tmp_path / "quality.png").read_bytes().startswith(b"\x89PNG")
-    score = store.read_card(folder / "best-normal")["scores"]["coverage"]
-    assert score["encoder"].endswith("(encoder.keras)")
+    scores = store.read_card(folder / "best-normal")["scores"]
+    assert scores["coverage"]["encoder"].endswith("(encoder.keras)")
+    assert {"detectability", "memorized", "tstr", "membership"} <= set(scores)
 
 
 @pytest.mark.slow

@@ -306,7 +306,7 @@ def test_compare_sets_ranks_generators_beside_floor_and_authors():
         reference_set="held-out",
     )
     assert ",".join(table) == COLUMNS
-    assert set(table["class"]) == {"covid"} and set(table["encoder"]) == {"HOG"}
+    assert set(table["class"]) == {"covid"} and set(table["encoder"]) == {"HOG", "pixels"}
     assert set(table["reference_set"]) == {"held-out (stretched)"}
     assert set(table["generator"]) == {*fakes, "authors"}
     assert (table["low"] <= table["value"]).all()
