@@ -51,6 +51,7 @@ _NAMES = {
         "reference_arms",
         "reproduce",
         "seed_noise",
+        "with_published",
     ),
     "mixes": ("CORE_ARMS", "FURTHER_ARMS", "PROBES", "Mix"),
     "crossval": (
