@@ -79,15 +79,25 @@ def _parser():
 
     train = _command(commands, "train", _train, "train and save generators and a classifier")
     train.add_argument("data", help="collection or folder of class folders; test films stay out")
-    train.add_argument("folder", help="where the checkpoint and best-<class>/ go")
+    train.add_argument("folder", help="where checkpoints and best-<class>/ or dcgan-<class>/ go")
     train.add_argument("--size", type=int, default=64)
-    train.add_argument("--width", type=_count, default=32)
+    train.add_argument("--width", type=_count, help="32 by default, 64 with --reference")
     train.add_argument("--steps", type=_count, default=6_000, help="batches of 32, default 6000")
     train.add_argument("--seed", type=_seed, default=0)
     train.add_argument(
         "--encoder",
         help="MobileNetV2 or a .keras file: the discriminator judges its features (projected GAN)",
     )
+    train.add_argument("--moments", type=float, help="weight of the films' moments, 2 by default")
+    train.add_argument("--hog", type=float, help="weight of the films' gradients, 4 by default")
+    train.add_argument("--no-framing", action="store_true", help="a generator that does not frame")
+    train.add_argument(
+        "--reference",
+        nargs="*",
+        metavar="CLASS",
+        help="instead: the study's DCGAN, profile paper, of every class, or of these",
+    )
+    train.add_argument("--epochs", type=_count, help="of --reference; 200 by default")
 
     synthesise = _command(commands, "synthesise", _synthesise, "draw images from a saved generator")
     synthesise.add_argument("model", help="folder of a saved generator")
@@ -331,7 +341,12 @@ def _train(arguments):
 
     films = load_films(arguments.data, size=arguments.size)
     train = films.split("train").without_patients(set(films.split("test").patients))
+    if arguments.reference is not None:
+        return _train_reference(train, arguments)
     steps, folder, encoder = arguments.steps, Path(arguments.folder), None
+    changes = {"moments": arguments.moments, "hog": arguments.hog}
+    changes = {name: weight for name, weight in changes.items() if weight is not None}
+    changes |= {"framing": False} if arguments.no_framing else {}
     facts = {"seed": arguments.seed, "command": f"kerasgan train --steps {steps}"}
     if arguments.encoder:
         if arguments.encoder == "MobileNetV2":
@@ -340,7 +355,8 @@ def _train(arguments):
             encoder = load_safely(arguments.encoder, "encoder")
         facts["command"] += f" --encoder {Path(arguments.encoder).name}"
         facts["judged_by"] = f"features of {encoder.name}"
-    gan, history, own = fit_best(train, steps, folder, arguments.width, encoder, arguments.seed)
+    width = arguments.width or 32
+    gan, history, own = fit_best(train, steps, folder, width, encoder, arguments.seed, **changes)
     facts |= {"moments": gan.moments, "hog": gan.hog}
     # Beside the checkpoint, not among the models to share: it knows its films (`membership`).
     write_model(gan.discriminator, folder / "discriminator.keras")
@@ -350,6 +366,27 @@ def _train(arguments):
         place = folder / f"best-{name}"
         print(save_generator(generator, place, train.only(name), half=True, **facts_of_all))
     _train_classifier(train, min(steps, 600), folder, facts)
+
+
+def _train_reference(train, arguments):
+    """The study's DCGAN of each class asked for, by the profile `paper`."""
+    from kerasgan.films import Films
+    from kerasgan.runs import PROFILES
+    from kerasgan.store import save_generator
+    from kerasgan.synthesis import classic_set
+    from kerasgan.training import fit_gan, reference_gan
+
+    paper, folder, seed = PROFILES["paper"], Path(arguments.folder), arguments.seed
+    epochs, width = arguments.epochs or paper.gan_epochs, arguments.width or paper.width
+    names = train.only(*(arguments.reference or train.classes)).classes  # refuses unknown ones
+    classic = classic_set(train, paper.gan_classic, folder / "classic", seed=seed)
+    for name in names:
+        own = Films.concat([train.only(name), classic.only(name)])
+        gan = reference_gan(train.size, width, paper.learning_rates, ema=paper.ema, seed=seed)
+        fit_gan(gan, own, epochs, folder / "gans" / name)
+        facts = {"kind": "dcgan", "epochs": epochs, "seed": seed}
+        facts["command"] = f"kerasgan train --reference {name} --epochs {epochs} --width {width}"
+        print(save_generator(gan, folder / f"dcgan-{name}", train.only(name), half=True, **facts))
 
 
 def _train_classifier(train, steps, folder, facts):

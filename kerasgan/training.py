@@ -185,7 +185,7 @@ def fit_gan(gan, films, epochs, folder, batch_size=32, every=10, grids=8):
     return pd.DataFrame(checkpoint.history)
 
 
-def fit_best(films, steps, folder, width=32, encoder=None, seed=0):
+def fit_best(films, steps, folder, width=32, encoder=None, seed=0, **changes):
     """Trains `best_gan` on all classes at once, with exact resume.
 
     Args:
@@ -196,6 +196,7 @@ def fit_best(films, steps, folder, width=32, encoder=None, seed=0):
         encoder: `None`, or a Keras encoder whose features the discriminator judges; the samples
             are then held to the films' features too, as of `best_gan`.
         seed: Integer seed of everything random.
+        **changes: Changes of the recipe, as of `best_gan`.
 
     Returns:
         `(gan, history, generators)`: the conditional `GAN`, the history as of `fit_gan`, and a
@@ -211,7 +212,8 @@ def fit_best(films, steps, folder, width=32, encoder=None, seed=0):
     """
     if not len(films):
         raise ValueError(f"{films.name} has no films to train on: has it a split called train?")
-    gan = best_gan(films.size, width, len(films.classes), steps, seed=seed, encoder=encoder)
+    changes |= {"seed": seed, "encoder": encoder}
+    gan = best_gan(films.size, width, len(films.classes), steps, **changes)
     history = fit_gan(gan, films, -(-steps // -(-len(films) // 32)), folder)
     own = {name: one_class(gan.averaged, label) for label, name in enumerate(films.classes)}
     return gan, history, own

@@ -183,6 +183,13 @@ def test_train_saves_a_generator_per_class_without_the_test_patients(tmp_path, c
         assert card["classes"] == [name] and not store.shared_patients(card, test)
         assert card["command"].endswith("--encoder judge.keras") and "judged_by" in card
     assert main([*command, "--steps", "2"]) == 0, "finished: read back"
+    plain = [*command[:2], str(tmp_path / "plain"), *command[3:], "--steps", "2", "--no-framing"]
+    assert main([*plain, "--moments", "0", "--hog", "0"]) == 0
+    card = store.read_card(tmp_path / "plain" / "best-covid")
+    assert (
+        card["moments"] == card["hog"] == 0
+        and card["parameters"] < store.read_card(folder / "best-covid")["parameters"]
+    )
     assert "best-covid" in capsys.readouterr().out
     assert store.load_model(folder / "classifier-classic", "classifier").output_shape == (None, 4)
     encoder = folder / "encoder" / "encoder.keras"
@@ -213,6 +220,18 @@ def test_train_saves_a_generator_per_class_without_the_test_patients(tmp_path, c
     scores = store.read_card(folder / "best-normal")["scores"]
     assert scores["coverage"]["encoder"].endswith("(encoder.keras)")
     assert {"detectability", "memorized", "tstr", "membership"} <= set(scores)
+
+
+def test_train_makes_the_studys_gan_of_the_classes_asked_for(tmp_path, capsys):
+    save_films(simulate_films(6, size=16, test_per_class=1), tmp_path / "films")
+    command = ["train", str(tmp_path / "films"), str(tmp_path / "out"), "--size", "16"]
+    command += ["--width", "2", "--epochs", "1", "--reference"]
+    assert main([*command, "normal", "covid"]) == 0
+    made = {path.name for path in (tmp_path / "out").glob("dcgan-*")}
+    assert made == {"dcgan-covid", "dcgan-normal"}
+    card = store.read_card(tmp_path / "out" / "dcgan-normal")
+    assert card["kind"] == "dcgan" and card["epochs"] == 1 and card["weights"] == "float16"
+    assert main([*command, "nothing"]) == 1 and "classes are" in capsys.readouterr().err
 
 
 @pytest.mark.slow
