@@ -2,7 +2,6 @@
 
 import argparse
 import errno
-import functools
 import logging
 import os
 import sys
@@ -214,19 +213,6 @@ def _seed(text):
     return number
 
 
-def _alone(command):
-    """Makes a command that writes to `arguments.folder` refuse while another one does."""
-
-    @functools.wraps(command)
-    def run(arguments):
-        from kerasgan.runs import locked
-
-        with locked(arguments.folder):
-            return command(arguments)
-
-    return run
-
-
 def _run(arguments):
     from kerasgan.runs import Run
 
@@ -332,17 +318,22 @@ def _audit(arguments):
     print(audit(load_films(arguments.data, patient_pattern=arguments.patients)))
 
 
-@_alone
 def _train(arguments):
-    from kerasgan.networks import build_imagenet_encoder
+    from kerasgan.runs import locked
     from kerasgan.sources import load_films
-    from kerasgan.store import load_safely, save_generator, write_model
-    from kerasgan.training import fit_best
 
     films = load_films(arguments.data, size=arguments.size)
     train = films.split("train").without_patients(set(films.split("test").patients))
-    if arguments.reference is not None:
-        return _train_reference(train, arguments)
+    with locked(arguments.folder):
+        (_train_best if arguments.reference is None else _train_reference)(train, arguments)
+
+
+def _train_best(train, arguments):
+    """The best GAN found, for all classes at once, a classifier, and an encoder made of it."""
+    from kerasgan.networks import build_imagenet_encoder
+    from kerasgan.store import load_safely, save_generator, write_model
+    from kerasgan.training import fit_best
+
     steps, folder, encoder = arguments.steps, Path(arguments.folder), None
     changes = {"moments": arguments.moments, "hog": arguments.hog}
     changes = {name: weight for name, weight in changes.items() if weight is not None}
@@ -421,6 +412,10 @@ def _synthesise(arguments):
         raise ValueError(f"the card of {arguments.model} names no classes; save the model again")
     size, conditional = generator.output_shape[1], len(generator.inputs) > 1
     films = load_films(arguments.screen, size=size) if arguments.screen else None
+    if films is None:
+        print("not screened for copies of films: --screen FILMS leaves out what comes near to one")
+    else:
+        _warn_of_other_films(card, films)
     images, tables = [], []
     for label, name in enumerate(classes):
         which = label if conditional else None
@@ -446,6 +441,17 @@ def _synthesise(arguments):
             f"nearest to a film, in multiples of the screen's limit:\n{near.round(2).to_string()}"
         )
     print(f"{len(made)} synthetic images in {Path(arguments.folder).resolve()}; not for diagnosis")
+
+
+def _warn_of_other_films(card, films):
+    """Says so where a screen's films are not those that the generator was trained on."""
+    own = films.only(*(name for name in card["classes"] if name in films.classes)).split("train")
+    rest = own.without_patients(set(films.split("test").patients))
+    if card["data"].get("hash") not in (own.hash, rest.hash):
+        print(
+            f"WARNING: {card['name']} was trained on other films ({card['data'].get('films')} of "
+            f"{card['data'].get('name')}) than {films.name}'s {len(own)}: copies of those may pass"
+        )
 
 
 def _quality(arguments):
@@ -552,7 +558,6 @@ def _pretrained(name, arguments):
     return path
 
 
-@_alone
 def _compare(arguments):
     import pandas as pd
 
@@ -609,7 +614,6 @@ def _compare(arguments):
     print(f"\n{_CAUTION}\nTables: {out.resolve()}")
 
 
-@_alone
 def _reproduction(arguments):
     import pandas as pd
 

@@ -15,7 +15,7 @@ from kerasgan.crossval import parallel
 from kerasgan.films import epoch_numbers, to_float
 from kerasgan.gan import build_by_hand, workers_logs
 from kerasgan.networks import build_classifier
-from kerasgan.runs import begin, read_table, write_text
+from kerasgan.runs import begin, locked, read_table, write_text
 from kerasgan.scores import classification_scores, confusion, wilson_interval
 from kerasgan.store import write_model
 from kerasgan.synthesis import classic_set
@@ -442,6 +442,7 @@ def reproduce(films, folder, synthetic, seeds=10, on_arm=None, **options):
         Tidy DataFrame `arm, seed, evaluation, class, metric, value, published, data_hash`.
 
     Raises:
+        BlockingIOError: If another process works in the folder.
         ValueError: If the folder was begun with other films, sets or options.
 
     Example:
@@ -450,20 +451,21 @@ def reproduce(films, folder, synthetic, seeds=10, on_arm=None, **options):
     arms = options.pop("arms", REFERENCE_ARMS)
     n_jobs, options = options.pop("n_jobs", 1), {"double_softmax": True, **options}
     facts = {f"synthetic {suffix}".strip(): each.hash for suffix, each in synthetic.items()}
-    begin(folder, facts, films=films.hash, **options)
-    train, test = films.split("train"), films.split("test")
-    classic, sets = _stored_sets(train, folder, synthetic, arms)
-    home, seeds = Path(folder) / "arms", range(seeds) if isinstance(seeds, int) else seeds
-    jobs = [
-        (number, [arm], train, test, classic, sets.get(suffix), home, seed, options)
-        for number, (arm, seed, suffix) in enumerate(_plan(arms, sets, seeds))
-    ]
-    done, table = {}, pd.DataFrame()
-    for number, rows in parallel(_reproduced, jobs, n_jobs):
-        done[number] = rows
-        table = pd.concat([done[number] for number in sorted(done)], ignore_index=True)
-        if on_arm:
-            on_arm(table)
+    with locked(folder):
+        begin(folder, facts, films=films.hash, **options)
+        train, test = films.split("train"), films.split("test")
+        classic, sets = _stored_sets(train, folder, synthetic, arms)
+        home, seeds = Path(folder) / "arms", range(seeds) if isinstance(seeds, int) else seeds
+        jobs = [
+            (number, [arm], train, test, classic, sets.get(suffix), home, seed, options)
+            for number, (arm, seed, suffix) in enumerate(_plan(arms, sets, seeds))
+        ]
+        done, table = {}, pd.DataFrame()
+        for number, rows in parallel(_reproduced, jobs, n_jobs):
+            done[number] = rows
+            table = pd.concat([done[number] for number in sorted(done)], ignore_index=True)
+            if on_arm:
+                on_arm(table)
     return table
 
 

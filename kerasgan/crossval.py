@@ -18,7 +18,7 @@ import pandas as pd
 
 from kerasgan.auditing import border_ring
 from kerasgan.mixes import CORE_ARMS, VIEWS, Mix, Samples, hog_svm, training_sets
-from kerasgan.runs import begin, read_table, write_text
+from kerasgan.runs import begin, locked, read_table, write_text
 from kerasgan.scores import (
     bootstrap_interval,
     classification_scores,
@@ -58,6 +58,7 @@ def cross_validate(films, arms=CORE_ARMS, folder="crossval", on_fold=None, **set
         data_hash`.
 
     Raises:
+        BlockingIOError: If another process works in the folder.
         ValueError: If two arms share a name, a setting is unknown, or the folder was begun with
             other films, patients, settings or arms of these names; if a class has fewer patients
             than folds; or if a saved encoder's card names patients of these films.
@@ -94,18 +95,19 @@ def cross_validate(films, arms=CORE_ARMS, folder="crossval", on_fold=None, **set
         build_projected_discriminator(load_safely(settings["gan_encoder"]), films.size)
     rows = films.index[["class", "filename", "patient"]].to_csv(index=False)
     fixed["patients"] = hashlib.sha256(rows.encode()).hexdigest()[:16]  # whom the folds part
-    begin(folder, {arm.name: asdict(arm) for arm in arms}, films=films.hash, code=CODE, **fixed)
-    jobs = [
-        (arms, films, fold, divmod(number, settings["n_splits"]), folder, settings)
-        for number, fold in enumerate(folds)
-    ]
-    left = [job for job in jobs if _missing(arms, _home(folder, job[3]), settings)]
-    done = parallel(_run_fold_of, left, settings["n_jobs"], settings["scheduler"])
-    with tqdm(total=len(jobs), initial=len(jobs) - len(left), desc="folds", unit="fold") as bar:
-        for _ in done:
-            bar.update()
-            if on_fold:
-                on_fold(folder)
+    with locked(folder):
+        begin(folder, {arm.name: asdict(arm) for arm in arms}, films=films.hash, code=CODE, **fixed)
+        jobs = [
+            (arms, films, fold, divmod(number, settings["n_splits"]), folder, settings)
+            for number, fold in enumerate(folds)
+        ]
+        left = [job for job in jobs if _missing(arms, _home(folder, job[3]), settings)]
+        done = parallel(_run_fold_of, left, settings["n_jobs"], settings["scheduler"])
+        with tqdm(total=len(jobs), initial=len(jobs) - len(left), desc="folds", unit="fold") as bar:
+            for _ in done:
+                bar.update()
+                if on_fold:
+                    on_fold(folder)
     return read_scores(folder, films)
 
 
