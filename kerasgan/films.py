@@ -18,6 +18,7 @@ from kerasgan.runs import absolute, write_bytes, write_text
 
 CLASSES = ("covid", "normal", "pneumonia_bac", "pneumonia_vir")
 COLUMNS = ("path", "filename", "class", "split", "patient")
+MEMORY = 2**28  # bytes of pixels; films beyond are read from their files batch by batch
 
 
 def to_float(images):
@@ -197,10 +198,21 @@ class Films:
         return index["patient"].where(known, own).to_numpy(object)
 
     @property
+    def in_memory(self):
+        """Whether all pixels are in memory, or few enough to be kept there: up to `MEMORY`."""
+        return "images" in self._pixels or len(self) * (self.size or 0) ** 2 <= MEMORY
+
+    def _one_by_one(self):
+        if self.in_memory:
+            return iter(self.images)
+        chunks = (range(i, min(i + 256, len(self))) for i in range(0, len(self), 256))
+        return (image for chunk in chunks for image in self._read(chunk))
+
+    @property
     def hash(self):
         """sha256 over class, file name and pixels of every film, whatever their order."""
         if "hash" not in self._pixels:
-            rows = zip(self.index["class"], self.index["filename"], self.images, strict=True)
+            rows = zip(self.index["class"], self.index["filename"], self._one_by_one(), strict=True)
             lines = sorted(
                 f"{kind}/{name} {hashlib.sha256(image.tobytes()).hexdigest()}"
                 for kind, name, image in rows

@@ -166,9 +166,10 @@ def fit_gan(gan, films, epochs, folder, batch_size=32, every=10, grids=8):
     checkpoint, stop = Checkpoint(folder / "checkpoint", every), StopOnNaN()
     first = checkpoint.restore(gan)
     if first < epochs:
-        gan.adapt(films)
+        gan.adapt(films, cache=films.in_memory)
+        options = {"labels": gan.conditional, "cache": films.in_memory}
         gan.fit(
-            films.batches(batch_size, seed=gan.seed, first_epoch=first, labels=gan.conditional),
+            films.batches(batch_size, gan.seed, first, **options),
             initial_epoch=first,
             epochs=epochs,
             callbacks=[

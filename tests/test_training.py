@@ -1,9 +1,12 @@
 import numpy as np
 import pytest
 
+from kerasgan import films as films_module
 from kerasgan.augment import AdaptiveAugment, DiffAugment
+from kerasgan.films import save_films
 from kerasgan.losses import LOSSES
 from kerasgan.networks import build_generator, build_resnet
+from kerasgan.sources import load_films
 from kerasgan.training import (
     best_gan,
     fit_gan,
@@ -97,3 +100,18 @@ def test_a_walk_is_on_the_sphere_between_two_draws():
 def test_no_grids_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="SampleGrid"):
         read_sample_grids(tmp_path)
+
+
+def test_films_beyond_memory_are_read_batch_by_batch_to_the_same_end(
+    films16, tmp_path, monkeypatch
+):
+    stored, ends = save_films(films16.only("covid"), tmp_path / "films"), []
+    for limit in (2**28, 0):
+        monkeypatch.setattr(films_module, "MEMORY", limit)
+        own = load_films(tmp_path / "films")
+        gan = reference_gan(16, 2)
+        fit_gan(gan, own, 2, tmp_path / str(limit))
+        assert ("images" in own._pixels) == bool(limit) and own.hash == stored.hash
+        ends.append(gan.get_weights())
+    for cached, streamed in zip(*ends, strict=True):
+        np.testing.assert_array_equal(cached, streamed)
