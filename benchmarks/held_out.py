@@ -69,6 +69,7 @@ def main():
     parser.add_argument("--folder", type=Path, default=Path("runs/crossval"))
     parser.add_argument("--encoder", help=".keras file; the best that can be had by default")
     parser.add_argument("--gan-encoder", help="as given to compare, where it judged the GANs")
+    parser.add_argument("--held", action="store_true", help="the GANs of the arm held samples")
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("results/quality.csv"))
@@ -80,7 +81,8 @@ def main():
     if bool(given.gan_encoder) != bool(facts.get("gan_encoder")):
         parser.error("give --gan-encoder where compare was given one, and only there")
     kind = "projected" if given.gan_encoder else "conditional"
-    done = crossval.read_predictions(given.folder).query("arm == @crossval.PRIMARY[0]")
+    kind, arm = (f"{kind}, held", "held samples") if given.held else (kind, crossval.PRIMARY[0])
+    done = crossval.read_predictions(given.folder).query("arm == @arm")
     keys = ["class", "reference_set", "encoder", "metric"]
     trained, tables = set(zip(done["repeat"], done["fold"], strict=True)), []
     for fold, (train, test) in enumerate(
@@ -88,7 +90,8 @@ def main():
     ):
         if divmod(fold, facts["n_splits"]) not in trained:
             continue
-        gan = crossval.fold_gan(train, steps, given.folder / "gans", width, given.gan_encoder)
+        place = given.folder / "gans", width, given.gan_encoder, given.held
+        gan = crossval.fold_gan(train, steps, *place)
         rows = measure(gan, train, test, encoder)
         tables.append(pd.DataFrame(rows, columns=[*keys, "value", "floor"]))
         print(f"fold {fold} measured", flush=True)
