@@ -89,6 +89,14 @@ def test_a_damaged_checkpoint_gives_way_to_the_previous_one(films16, tmp_path, c
     assert Checkpoint(tmp_path).restore(small_gan()) == 0
 
 
+def test_a_clock_that_jumped_misleads_no_checkpoint(films16, tmp_path):
+    gan, checkpoint = small_gan(), Checkpoint(tmp_path)
+    gan.fit(films16.batches(16), epochs=2, callbacks=[checkpoint], verbose=0)
+    os.utime(checkpoint._previous, (2e9, 2e9))  # the older one, from the year 2033
+    os.utime(checkpoint.path, (1, 1))
+    assert Checkpoint(tmp_path).restore(small_gan()) == 2
+
+
 def test_a_checkpoint_of_another_model_is_refused(films16, tmp_path):
     gan, checkpoint = small_gan(), Checkpoint(tmp_path)
     gan.fit(films16.batches(16), callbacks=[checkpoint], verbose=0)
