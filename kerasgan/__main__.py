@@ -648,6 +648,7 @@ def _reproduction(arguments):
     if arguments.transfer and not first:
         encoder = transfer_encoder(arguments.transfer)
         fast = compare.reproduce_by_transfer(films, arguments.folder, sets, encoder)
+        save(None)
     table = together(
         compare.reproduce(
             films,
