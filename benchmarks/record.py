@@ -73,6 +73,9 @@ def record(options, case, ours, other, unit, goal="", lower_is_better=False):
 def _processor():
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+        flags = next((line.split() for line in lines if line.startswith("flags")), [])
+        widest = {"AVX-512": "avx512f", "AVX2": "avx2"}  # ratios differ with it
+        return ", ".join([name, *[text for text, flag in widest.items() if flag in flags][:1]])
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
