@@ -455,12 +455,16 @@ def plot_quality(table, metrics=QUALITY, note=""):
     axes[0, 0].set_yticks(range(len(classes)), [class_label(kind) for kind in classes], fontsize=8)
     axes[0, 0].invert_yaxis()
     handles = axes[0, 0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside upper right", ncols=len(generators), fontsize=7)
     encoder = table.loc[table["metric"] == metrics[0], "encoder"].iloc[0]
-    figure.supxlabel(
-        f"mean and 95 % interval; features: {encoder} (detectability: HOG); "
-        "black tick: real against real",
+    figure.legend(
+        *handles,
+        loc="outside lower center",
+        ncols=len(generators),
         fontsize=8,
+        frameon=False,
+        title=f"mean and 95 % interval; features: {encoder} (detectability: HOG); "
+        "black tick: real against real",
+        title_fontsize=8,
     )
     return figure
 

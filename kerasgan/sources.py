@@ -53,7 +53,7 @@ def load_films(source="auto", size=None, patient_pattern=None, test_share=0.2, s
         seed: Integer seed of that split, and of simulated films.
 
     Returns:
-        `Films`; their `note` says when they are simulated, and why.
+        `Films`; their `note` says when they are simulated. Why is printed.
 
     Raises:
         FileNotFoundError: If the folder is missing or holds no class folders with films.
@@ -72,8 +72,9 @@ def load_films(source="auto", size=None, patient_pattern=None, test_share=0.2, s
         try:
             return _collection(DEFAULT, size)
         except Unavailable as error:
-            reason = f"{DEFAULT} could not be had ({error})"
-            return _simulated(size, seed, f"SIMULATED FILMS, not patients: {reason}")
+            reason = f"SIMULATED FILMS, not patients: {DEFAULT} could not be had"
+            print(f"{reason} ({error})")
+            return _simulated(size, seed, reason)
     if source == "simulated":
         return _simulated(size, seed, "SIMULATED FILMS, not patients, as was asked for")
     if source in COLLECTIONS:

@@ -131,10 +131,12 @@ def test_a_dead_network_is_noticed_once(small):
     assert len(small.asked) == 1
 
 
-def test_auto_falls_back_to_simulated_films_and_says_so(offline):
+def test_auto_falls_back_to_simulated_films_and_says_so(offline, capsys):
     films = load_films("auto", size=16)
     assert films.name == "simulated"
-    assert "SIMULATED FILMS" in films.note and "127.0.0.1" in films.note
+    assert "SIMULATED FILMS" in films.note and len(films.note) < 80, "it stands above every figure"
+    printed = capsys.readouterr().out
+    assert "127.0.0.1" in printed and "DATA=simulated" in printed
     assert films.counts().query("split == 'train'")["films"].min() >= 60
 
 
