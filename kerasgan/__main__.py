@@ -330,7 +330,6 @@ def _train(arguments):
 
 def _train_best(train, arguments):
     """The best GAN found, for all classes at once, a classifier, and an encoder made of it."""
-    from kerasgan.networks import build_imagenet_encoder
     from kerasgan.store import load_safely, save_generator, write_model
     from kerasgan.training import fit_best
 
@@ -340,10 +339,7 @@ def _train_best(train, arguments):
     changes |= {"framing": False} if arguments.no_framing else {}
     facts = {"seed": arguments.seed, "command": f"kerasgan train --steps {steps}"}
     if arguments.encoder:
-        if arguments.encoder == "MobileNetV2":
-            encoder = build_imagenet_encoder(arguments.size)
-        else:
-            encoder = load_safely(arguments.encoder, "encoder")
+        encoder = load_safely(_pretrained(arguments.encoder, arguments), "encoder")
         facts["command"] += f" --encoder {Path(arguments.encoder).name}"
         facts["judged_by"] = f"features of {encoder.name}"
     width = arguments.width or 32

@@ -333,7 +333,7 @@ def _finished(home):
     return read_table(path, "delete it, and the arm is fitted again") if path.is_file() else None
 
 
-def _run_arm(arm, sets, test, seed, home, passes=100, **options):
+def _run_arm(arm, sets, test, seed, home, passes, **options):
     keras.utils.set_random_seed(seed)
     model = build_classifier(test.size, len(test.classes))
     history = fit_classifier(

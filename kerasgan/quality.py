@@ -346,7 +346,8 @@ def memorization(samples, training, held_out=None, patients=None, shifts=2, flip
     Args:
         samples: images.
         training: the films the generator saw.
-        held_out: k fresh films; by default each training film is held against other patients'.
+        held_out: k fresh films; by default each training film is held against other patients',
+            or, of one patient's films, against the others.
         patients: patients of the training films.
         shifts: largest shift undone, in pixels each way.
         flips: whether horizontal flips are undone.
@@ -362,7 +363,9 @@ def memorization(samples, training, held_out=None, patients=None, shifts=2, flip
     distances = _aligned_distances(samples, training, shifts, flips)
     fresh = _aligned_distances(training if held_out is None else held_out, training, shifts, flips)
     if held_out is None:
-        for films in group_positions(patients, len(training)):
+        groups = group_positions(patients, len(training))
+        # One patient's films alone: each is held against the others.
+        for films in groups if len(groups) > 1 else group_positions(None, len(training)):
             fresh[np.ix_(films, films)] = np.inf
     # A fresh film among k ranks below the r-th at a chance of r / (k + 1). Left out in turn, films
     # are not fresh to each other: counting the newcomer as a neighbour too raises that to r + 1.
@@ -534,9 +537,8 @@ def _memorized(own, everyone, kind, like):
     facts = like[["class", "reference_set", "encoder"]].iloc[0].to_dict() | {"encoder": "pixels"}
     rows = []
     floor = max(2, int(0.01 * (len(own) + 1))) / (len(own) + 1)  # see `memorization`
-    patients = own.patients if len(set(own.patients)) > 1 else None
     for name, sets in everyone.items():
-        flagged = memorization(sets[kind], own.images, patients=patients)["flagged"]
+        flagged = memorization(sets[kind], own.images, patients=own.patients)["flagged"]
         low, high = wilson_interval(flagged.sum(), len(flagged))
         scores = {"value": flagged.mean(), "low": low, "high": high, "floor": floor}
         rows.append({"generator": name, **facts, "metric": "memorized", **scores})
