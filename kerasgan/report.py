@@ -164,7 +164,6 @@ def write_evaluation(films, folder, out, n_splits, classifier):
     if confusions:
         figures["confusion"] = plots.plot_confusion(confusions, films.classes, films.note)
         figures["reliability"] = plots.plot_reliability(bins, films.note)
-    (out / "figures").mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
         path = out / "figures" / f"comparison-{classifier}-{name}.png"
         plots.save_figure(figure, path)
@@ -270,7 +269,6 @@ def write_reproduction(films, table, folder, out):
         figures["confusion"] = plots.plot_confusion(matrices, films.classes, note)
         history = compare.history_of(arms, shown[-1])
         figures["history"] = plots.plot_classifier_history(history, shown[-1], note)
-    (Path(out) / "figures").mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
         plots.save_figure(figure, Path(out) / "figures" / f"reproduction-{name}.png")
 

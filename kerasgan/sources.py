@@ -24,8 +24,13 @@ DEFAULT = "covid-xray-64"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".gif")
 _TABLES = ("index.csv", "manifest.csv")
 _SPLITS = {  # names of split folders, and the splits they are
-    **{"train": "train", "training": "train", "test": "test", "testing": "test"},
-    **{"val": "val", "valid": "val", "validation": "val"},
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
 }
 _REMEDY = (
     "set KERASGAN_DATA to a folder that holds it, connect to the network, or choose DATA=simulated"
