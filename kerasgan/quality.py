@@ -278,21 +278,14 @@ def detectability(real, fake, patients=None, seed=0, features=hog_features):
     Fakes that repeat each other are told by it, as they should be. The interval is Wilson's.
     """
     rng, count = np.random.default_rng(seed), min(len(real), len(fake))
-    groups = np.empty(len(real), int)
-    for number, films in enumerate(group_positions(patients, len(real))):
-        groups[films] = number
+    groups = _group_numbers(group_positions(patients, len(real)))
     chosen = rng.permutation(len(real))[:count]
     real, groups, fake = real[chosen], groups[chosen], fake[rng.permutation(len(fake))[:count]]
     owner = {image.tobytes(): group for image, group in zip(real, groups, strict=True)}
     copied = [owner.get(image.tobytes(), -1 - i) for i, image in enumerate(fake)]
     seen, truth = features(np.concatenate([real, fake])), np.repeat([0, 1], count)
-    right = [
-        cross_val_predict(hog_svc(), seen, truth, groups=[*groups, *copied], cv=folds) == truth
-        for folds in (
-            StratifiedGroupKFold(5, shuffle=True, random_state=seed + i) for i in range(3)
-        )
-    ]
-    return float(np.mean(right)), *wilson_interval(2 * count * np.mean(right), 2 * count)
+    right = _told_apart(seen, truth, [*groups, *copied], seed)
+    return right, *wilson_interval(2 * count * right, 2 * count)
 
 
 def train_on_synthetic_test_on_real(fake, fake_labels, real, real_labels):
@@ -421,7 +414,7 @@ def compare_sets(
     each against as many generated images; the floor is one half against the other: all on one n.
     The interval is the half-sample bootstrap's, 1.96 deviations over the halves each way, wide
     rather than narrow. Detectability is on all films, by HOG and, as `detectability_encoder`, by
-    the first encoder, with Wilson's interval; its floor is 0.5.
+    the first encoder, with Wilson's interval; its floor is of halves, chance, so about 0.5.
 
     Args:
         real: images of one class.
@@ -456,14 +449,18 @@ def compare_sets(
         patients = None
     encoders = list(encoder) if isinstance(encoder, (list, tuple)) else [encoder]
     found, rows = _halved_scores(real, fakes, encoders, patients, draws, seed), []
+    told_by = {
+        ("HOG", "detectability"): hog_features,
+        (encoders[0].name, "detectability_encoder"): encoders[0],
+    }
+    floors = {key: _detectability_floor(f(real), patients, seed) for key, f in told_by.items()}
     for name, images in fakes.items():
         for key, values in found[name].items():
             mean, margin, floor = values.mean(), 1.96 * values.std(), found[None][key].mean()
             rows.append((name, *key, mean, mean - margin, mean + margin, floor))
-        told = detectability(real, images, patients, seed)
-        rows.append((name, "HOG", "detectability", *told, 0.5))
-        told = detectability(real, images, patients, seed, encoders[0])
-        rows.append((name, encoders[0].name, "detectability_encoder", *told, 0.5))
+        for key, features in told_by.items():
+            told = detectability(real, images, patients, seed, features)
+            rows.append((name, *key, *told, floors[key]))
     columns = ["generator", "encoder", "metric", "value", "low", "high", "floor"]
     table = pd.DataFrame(rows, columns=columns)
     table.insert(1, "class", class_name)
@@ -607,9 +604,7 @@ def _halved_scores(real, fakes, encoders, patients, draws, seed):
     rng, patients = np.random.default_rng(seed), group_positions(patients, len(real))
     found = {name: [] for name in sets}
     for _ in range(draws):
-        halves = [], []
-        for i in rng.permutation(len(patients)):  # each patient whole, to the smaller half
-            min(halves, key=len).extend(patients[i])
+        halves = _halves(patients, rng)
         size = min(most, *map(len, halves))
         half = halves[0][:size]
         for name, images in sets.items():
@@ -620,6 +615,47 @@ def _halved_scores(real, fakes, encoders, patients, draws, seed):
             by_encoder.append(("pixels", _pixel_scores(real[half], images[drawn])))
             found[name].append({(n, m): value for n, row in by_encoder for m, value in row.items()})
     return {name: pd.DataFrame(scores) for name, scores in found.items()}
+
+
+def _halves(groups, rng):
+    """Two halves, lists of positions: each group whole, in random order, to the smaller half."""
+    halves = [], []
+    for i in rng.permutation(len(groups)):
+        min(halves, key=len).extend(groups[i])
+    return halves
+
+
+def _group_numbers(groups):
+    numbers = np.empty(sum(map(len, groups)), int)
+    for number, films in enumerate(groups):
+        numbers[films] = number
+    return numbers
+
+
+def _told_apart(features, truth, groups, seed, folds=5):
+    """Mean accuracy of the SVM over three cross-validations, groups whole."""
+    plans = (StratifiedGroupKFold(folds, shuffle=True, random_state=seed + i) for i in range(3))
+    right = [
+        cross_val_predict(hog_svc(), features, truth, groups=groups, cv=plan) == truth
+        for plan in plans
+    ]
+    return float(np.mean(right))
+
+
+def _detectability_floor(features, patients, seed, draws=10):
+    """Detectability of one half of the real films beside the other, a mean over random halves."""
+    rng, told = np.random.default_rng(seed), []
+    groups = group_positions(patients, len(features))
+    numbers = _group_numbers(groups)
+    for _ in range(draws):
+        halves = _halves(groups, rng)
+        size = min(map(len, halves))
+        halves = [half[:size] for half in halves]
+        folds = min(5, *(len(set(numbers[half])) for half in halves))
+        if folds > 1:  # else one patient is a half: nothing to learn from without him
+            rows, truth = np.concatenate(halves), np.repeat([0, 1], size)
+            told.append(_told_apart(features[rows], truth, numbers[rows], seed, folds))
+    return float(np.mean(told)) if told else 0.5
 
 
 def _feature_scores(real, fake):

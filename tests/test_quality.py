@@ -317,6 +317,7 @@ def test_compare_sets_ranks_generators_beside_floor_and_authors():
         assert value.loc[metric, "good"] < value.loc[metric, "noisy"]
     assert value.loc["kid", "good"] == pytest.approx(floor["kid"], abs=0.005)
     assert value.loc["coverage", "collapsed"] < 0.5 * floor["coverage"]
+    assert floor["detectability"] == pytest.approx(0.5, abs=0.1)
     assert value.loc["diversity", "collapsed"] > floor["diversity"] + 0.2
     theirs = table.drop_duplicates("metric").set_index("metric")["authors"]
     assert (theirs == value["authors"][theirs.index]).all()
