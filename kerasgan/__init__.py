@@ -29,7 +29,7 @@ _NAMES = {
     "losses": ("LOSSES",),
     "gan": ("GAN", "draw"),
     "callbacks": ("Checkpoint", "SampleGrid", "StopOnNaN"),
-    "synthesis": ("classic_set", "draw_fresh", "screen", "synthesise"),
+    "synthesis": ("classic_set", "draw_fresh", "load_samples", "screen", "synthesise"),
     "store": (
         "add_scores",
         "check_trained_on",

@@ -336,8 +336,10 @@ def _train_best(train, arguments):
     steps, folder, encoder = arguments.steps, Path(arguments.folder), None
     changes = {"moments": arguments.moments, "hog": arguments.hog}
     changes = {name: weight for name, weight in changes.items() if weight is not None}
-    changes |= {"framing": False} if arguments.no_framing else {}
-    facts = {"seed": arguments.seed, "command": f"kerasgan train --steps {steps}"}
+    command = "".join(f" --{name} {weight:g}" for name, weight in changes.items())
+    if arguments.no_framing:
+        changes, command = changes | {"framing": False}, f"{command} --no-framing"
+    facts = {"seed": arguments.seed, "command": f"kerasgan train --steps {steps}{command}"}
     if arguments.encoder:
         encoder = load_safely(_pretrained(arguments.encoder, arguments), "encoder")
         facts["command"] += f" --encoder {Path(arguments.encoder).name}"
@@ -456,14 +458,14 @@ def _quality(arguments):
     from kerasgan.store import load_safely
 
     classes = load_films(arguments.real).classes
-    fakes = {Path(path).stem: _samples(path, classes) for path in arguments.fake}
+    fakes = {Path(path).stem: _by_class(path, classes) for path in arguments.fake}
     if len(fakes) < len(arguments.fake):
         raise ValueError(f"generated sets need names of their own. Received: {arguments.fake}")
     size = next(iter(fakes.values()))[classes[0]].shape[1]
     films = load_films(arguments.real, size=size)
     real, test = films.split("train"), films.split("test")
     real = real.without_patients(set(test.patients))
-    authors = _samples(arguments.authors, real.classes) if arguments.authors else None
+    authors = _by_class(arguments.authors, real.classes) if arguments.authors else None
     encoder = [_encoder(name) for name in arguments.encoder or [None]]
     discriminators = {}
     if arguments.discriminator:
@@ -482,6 +484,13 @@ def _quality(arguments):
     if arguments.cards:
         _add_scores(arguments.fake, table)
     print(f"{table.round(3).to_string(index=False)}\n\n{_CAUTION}")
+
+
+def _by_class(path, classes):
+    from kerasgan.synthesis import load_samples
+
+    samples = load_samples(path, classes)
+    return {name: samples.only(name).images for name in classes}
 
 
 def _near_copies(real, fakes):
@@ -520,25 +529,6 @@ def _add_scores(paths, table):
         for kind in set(scores["class"]) - {"macro"}:
             if (folder := path.with_name(f"{path.name}-{kind}")).is_dir():
                 add_scores(folder, scores[scores["class"].isin([kind, "macro"])])
-
-
-def _samples(path, classes, count=1000):
-    """Images by class: so many of saved models, those of a collection, or of an .npz file."""
-    from kerasgan.gan import draw
-    from kerasgan.runs import read_arrays
-    from kerasgan.sources import load_films
-    from kerasgan.store import load_model
-
-    if all(Path(f"{path}-{name}").is_dir() for name in classes):
-        return {name: draw(load_model(f"{path}-{name}"), count, seed=1) for name in classes}
-    if not str(path).endswith(".npz"):
-        films = load_films(path)
-        sets = {name: films.only(name).images for name in films.classes}
-    else:
-        sets = read_arrays(path)
-    if missing := set(classes) - set(sets):
-        raise ValueError(f"{path} lacks the classes {sorted(missing)}; it has {sorted(sets)}")
-    return {name: x[..., None] if x.ndim == 3 else x for name, x in sets.items()}
 
 
 def _pretrained(name, arguments):
@@ -615,20 +605,17 @@ def _reproduction(arguments):
 
     from kerasgan import compare, report
     from kerasgan.crossval import transfer_encoder
-    from kerasgan.films import Films
     from kerasgan.runs import write_text
     from kerasgan.sources import load_films
+    from kerasgan.synthesis import load_samples
 
     films, out = load_films(arguments.data, size=arguments.size), Path(arguments.out)
     given, sets = {"": arguments.synthetic, "ours": arguments.ours}, {}
     for suffix, path in given.items():
         if path:
             largest = max(arm.synthetic for arm in compare.REFERENCE_ARMS.values())
-            images = _samples(path, films.classes, largest)
-            labels = [i for i, name in enumerate(films.classes) for _ in images[name]]
-            images = [image for name in films.classes for image in images[name]]
-            sets[suffix] = Films.from_arrays(images, labels, films.classes)
-            print(f"{path}: {len(labels)} samples, repeated where an arm asks for more", flush=True)
+            sets[suffix] = own = load_samples(path, films.classes, largest)
+            print(f"{path}: {len(own)} samples, repeated where an arm asks for more", flush=True)
 
     path, first, fast = out / "reproduction.csv", arguments.first_seed, None
     if not 0 <= first < arguments.seeds:

@@ -315,7 +315,7 @@ def _training_set(arm, train, classic, synthetic):
         if stored is None or (stored.classes, stored.size) != (train.classes, train.size):
             raise ValueError(
                 f"arm {arm.name} needs a {name} set of the classes {train.classes} and {train.size}"
-                " pixels a side"
+                f" pixels a side. Received: {stored and (stored.classes, stored.size)}"
             )
         order = pd.Series(stored.labels).groupby(stored.labels).cumcount().to_numpy()
         chosen = order < count
@@ -513,7 +513,7 @@ def _remembering(encoder):
 def _stored_sets(train, folder, synthetic, arms):
     """The classic set, and the synthetic ones by suffix, as large as the arms want them."""
     largest = {kind: max(getattr(arm, kind) for arm in arms.values()) for kind in _SETS}
-    sets = {suffix: _repeated(each, largest["synthetic"]) for suffix, each in synthetic.items()}
+    sets = {suffix: each.repeated(largest["synthetic"]) for suffix, each in synthetic.items()}
     count = largest["classic"]
     return classic_set(train, count, Path(folder) / "classic") if count else None, sets
 
@@ -540,12 +540,6 @@ def _plan(arms, sets, seeds):
     again = [(arm, suffix) for arm, suffix in own if arm.name.split()[0] in MAIN_ARMS]
     for seed in seeds:
         yield from ((arm, seed, suffix) for arm, suffix in (again if seed else own))
-
-
-def _repeated(films, count):
-    """Repeats the films of each class, in order, up to a count."""
-    own = [np.flatnonzero(films.labels == label) for label in range(len(films.classes))]
-    return films.take(np.concatenate([np.resize(each, max(count, len(each))) for each in own]))
 
 
 def seed_noise(table):

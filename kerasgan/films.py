@@ -255,6 +255,20 @@ class Films:
         """Returns the first `count` films of each class, or all where there are fewer."""
         return self.take((self.index.groupby("class").cumcount() < count).to_numpy())
 
+    def repeated(self, count):
+        """Returns the films of each class, repeated in order up to `count` where there are fewer.
+
+        Args:
+            count: Films a class, at least.
+
+        Raises:
+            ValueError: If a class has no film.
+        """
+        own = [np.flatnonzero(self.labels == label) for label in range(len(self.classes))]
+        if empty := [name for name, x in zip(self.classes, own, strict=True) if not len(x)]:
+            raise ValueError(f"{self.name} has no films of {empty} to repeat")
+        return self.take(np.concatenate([np.resize(x, max(count, len(x))) for x in own]))
+
     def without_patients(self, patients):
         """Returns the films of all other patients.
 

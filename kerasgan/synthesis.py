@@ -1,9 +1,12 @@
 """Stored sets of images made from films: classic augmentation, and samples of generators."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
 from kerasgan.films import Films, save_films, to_float, to_uint8
+from kerasgan.runs import read_arrays
 
 
 def classic_set(films, count, folder, seed=0, batch_size=256):
@@ -73,6 +76,49 @@ def synthesise(generators, films, count, folder, seed=0):
         images.append(draw(generators[name], count, seed=seed * 1_000 + label))
     patients = [""] * (count * len(films.classes))
     return _stored(films, images, patients, count, folder, "synthetic")
+
+
+def load_samples(path, classes, count=1000):
+    """Reads synthetic images, such as those that a study published, or draws them.
+
+    Args:
+        path: An `.npz` file of one uint8 array (n, h, h) or (n, h, h, 1) per class; a folder with a
+            folder of images per class; or the folders of saved generators up to the class, such as
+            `saved_models/best` for `best-covid` and its like.
+        classes: Class names wanted, in order; others are left out.
+        count: Images drawn per class; stored ones are all taken, in their order.
+
+    Returns:
+        `Films` in memory, split `train`.
+
+    Raises:
+        ValueError: If a class is missing, or images are not of one size or dtype.
+        OSError: If the file is missing or cannot be read.
+
+    Example:
+        >>> samples = load_samples("authors-synthetic-64.npz", train.classes)
+    """
+    from kerasgan.gan import draw
+    from kerasgan.sources import load_films
+    from kerasgan.store import load_model
+
+    if all(Path(f"{path}-{name}").is_dir() for name in classes):
+        sets = {name: draw(load_model(f"{path}-{name}"), count, seed=1) for name in classes}
+    elif str(path).endswith(".npz"):
+        sets = read_arrays(path)
+    else:
+        films = load_films(path)
+        sets = {name: films.only(name).images for name in films.classes}
+    if missing := [name for name in classes if name not in sets]:
+        raise ValueError(f"{path} lacks the classes {missing}; it has {sorted(sets)}")
+    sets = {name: sets[name] for name in classes}
+    sets = {name: x[..., None] if x.ndim == 3 else x for name, x in sets.items()}
+    shapes = {name: (x.dtype.name, *x.shape[1:]) for name, x in sets.items()}
+    if len(set(shapes.values())) > 1:
+        raise ValueError(f"{path}: the classes' images differ in size or dtype: {shapes}")
+    images = np.concatenate(list(sets.values()))
+    labels = np.repeat(np.arange(len(classes)), [len(sets[name]) for name in classes])
+    return Films.from_arrays(images, labels, classes, name=f"samples of {path}")
 
 
 def draw_fresh(generator, films, count, label=None, seed=0, truncation=1.0):

@@ -53,6 +53,11 @@ def test_selection_keeps_pixels_and_labels_together(films16):
     brightness = part.images.mean((1, 2, 3))
     assert brightness[part.labels == 1].min() > brightness[part.labels == 0].max()
     assert len(films16.first(3)) == 12
+    again = films16.first(3).repeated(7).only("normal").images
+    np.testing.assert_array_equal(again, films16.only("normal").images[[0, 1, 2, 0, 1, 2, 0]])
+    assert len(films16.repeated(1)) == len(films16)
+    with pytest.raises(ValueError, match="no films of \\['pneumonia_bac'\\] to repeat"):
+        films16.take(films16.labels != 2).repeated(3)
     assert set(films16.take(films16.labels == 2).index["class"]) == {"pneumonia_bac"}
     with pytest.raises(ValueError, match="classes are"):
         films16.only("flu")

@@ -1,12 +1,16 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
+
+from kerasgan.films import CLASSES
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -73,6 +77,24 @@ def test_other_settings_are_refused(chain):
     done = run(["run", "smoke", "--profile", "quick"], folder.parent)
     assert done.returncode == 1 and "another run name" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_given_samples_take_the_place_of_drawn_ones(chain, tmp_path, monkeypatch):
+    papermill = pytest.importorskip("papermill")
+    monkeypatch.setenv("KERASGAN_RUNS", str(tmp_path))
+    shutil.copytree(chain[0], tmp_path / "smoke")
+    black = np.zeros((3, 16, 16), "uint8")  # fewer than an arm asks for: they are repeated
+    np.savez(tmp_path / "given.npz", **dict.fromkeys(CLASSES, black))
+    path = NOTEBOOKS[3]
+    facts = {"PROFILE": "smoke", "RUN": "smoke", "SAMPLES": str(tmp_path / "given.npz")}
+    options = {"cwd": path.parent, "progress_bar": False, "kernel_name": "python3"}
+    papermill.execute_notebook(path, tmp_path / path.name, facts, **options)
+    drawn, given = (
+        pd.read_csv(x / "smoke" / "comparison.csv") for x in (chain[0].parent, tmp_path)
+    )
+    same = drawn["kind"] != "synthetic"
+    pd.testing.assert_frame_equal(drawn[same], given[same])
+    assert not drawn[~same].equals(given[~same])
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS[4:], ids=lambda path: path.stem)

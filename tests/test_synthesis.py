@@ -2,11 +2,12 @@ import keras
 import numpy as np
 import pytest
 
-from kerasgan.films import CLASSES, Films
+from kerasgan.films import CLASSES, Films, save_films
 from kerasgan.networks import build_generator
 from kerasgan.phantom import simulate_films
 from kerasgan.sources import load_films
-from kerasgan.synthesis import classic_set, draw_fresh, screen, synthesise
+from kerasgan.store import save_generator
+from kerasgan.synthesis import classic_set, draw_fresh, load_samples, screen, synthesise
 
 
 def test_classic_sets_are_cumulative_and_keep_patients(films16, tmp_path):
@@ -43,6 +44,34 @@ def test_synthesis_draws_each_class_from_its_generator(films16, tmp_path):
     with pytest.raises(ValueError, match="16 pixels, the films have 32"):
         synthesise(generators, simulate_films(4, 32, test_per_class=1), 6, tmp_path / "c")
     assert not (tmp_path / "c").exists()
+
+
+def test_samples_are_read_from_files_folders_and_generators(films16, tmp_path):
+    sets = {name: films16.only(name).images for name in CLASSES}
+    np.savez(tmp_path / "given.npz", **sets, other=np.arange(3))
+    np.savez(tmp_path / "flat.npz", **{name: x[..., 0] for name, x in sets.items()})
+    save_films(films16, tmp_path / "folder")
+    for path in ("given.npz", "flat.npz", "folder"):
+        samples = load_samples(tmp_path / path, CLASSES)
+        assert samples.classes == CLASSES and set(samples.index["split"]) == {"train"}
+        for name in CLASSES:
+            np.testing.assert_array_equal(samples.only(name).images, sets[name])
+    for name in CLASSES:
+        save_generator(build_generator(16, width=2), tmp_path / f"gan-{name}", films16.only(name))
+    assert load_samples(tmp_path / "gan", CLASSES, 3).images.shape == (12, 16, 16, 1)
+
+
+def test_samples_that_do_not_fit_are_named(films16, tmp_path):
+    sets = {name: films16.only(name).images for name in CLASSES}
+    np.savez(tmp_path / "few.npz", covid=sets["covid"])
+    with pytest.raises(ValueError, match="lacks the classes \\['normal'"):
+        load_samples(tmp_path / "few.npz", CLASSES)
+    np.savez(tmp_path / "mixed.npz", **{**sets, "covid": sets["covid"][:, :8, :8]})
+    with pytest.raises(ValueError, match="differ in size or dtype"):
+        load_samples(tmp_path / "mixed.npz", CLASSES)
+    np.savez(tmp_path / "colour.npz", **{name: x.repeat(3, axis=-1) for name, x in sets.items()})
+    with pytest.raises(ValueError, match=r"\(n, h, h, 1\)"):
+        load_samples(tmp_path / "colour.npz", CLASSES)
 
 
 def test_the_screen_flags_copies_and_only_copies():
