@@ -133,6 +133,12 @@ def _parser():
     compare.add_argument("--size", type=int, default=64)
     compare.add_argument("--folds", type=_count, default=5, help="at least 2")
     compare.add_argument("--repeats", type=_count, default=2)
+    compare.add_argument(
+        "--first-repeat",
+        type=int,
+        default=0,
+        help="go on from OUT's table of the repeats before this one",
+    )
     compare.add_argument("--seeds", type=_count, default=1, help="classifiers per arm and fold")
     compare.add_argument("--steps", type=_count, default=600, help="gradient steps of a classifier")
     compare.add_argument("--gan-steps", type=_count, default=1500)
@@ -578,6 +584,7 @@ def _compare(arguments):
         on_fold=save,
         n_splits=arguments.folds,
         repeats=arguments.repeats,
+        first_repeat=arguments.first_repeat,
         seeds=tuple(range(arguments.seeds)),
         steps=arguments.steps,
         gan_steps=arguments.gan_steps,

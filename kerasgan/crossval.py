@@ -46,7 +46,8 @@ def cross_validate(films, arms=CORE_ARMS, folder="crossval", on_fold=None, **set
         folder: Folder of the finished cells, made if missing. It takes further arms, repeats, seeds
             and classifiers, and refuses other films or settings.
         on_fold: Function of the folder, called after every fold.
-        **settings: `n_splits` (5), `repeats` (2), `seeds` ((0,)), `classifiers` (("resnet",), of
+        **settings: `n_splits` (5), `repeats` (2), the `first_repeat` (0), of those before which
+            the folds are passed over, `seeds` ((0,)), `classifiers` (("resnet",), of
             `CLASSIFIERS`, or `"transfer"`, a linear model on `Encoder.regions` of the saved
             `encoder`, or on `"hog"`, for arms that mix their images), `steps` (600) of
             `batch_size` (64), `gan_steps` (1500), `gan_width` (32), `gan_encoder` (None: as in
@@ -100,6 +101,7 @@ def cross_validate(films, arms=CORE_ARMS, folder="crossval", on_fold=None, **set
         jobs = [
             (arms, films, fold, divmod(number, settings["n_splits"]), folder, settings)
             for number, fold in enumerate(folds)
+            if number >= settings["first_repeat"] * settings["n_splits"]
         ]
         left = [job for job in jobs if _missing(arms, _home(folder, job[3]), settings)]
         done = parallel(_run_fold_of, left, settings["n_jobs"], settings["scheduler"])
@@ -114,6 +116,7 @@ def cross_validate(films, arms=CORE_ARMS, folder="crossval", on_fold=None, **set
 _DEFAULTS = {
     "n_splits": 5,
     "repeats": 2,
+    "first_repeat": 0,
     "seeds": (0,),
     "classifiers": ("resnet",),
     "steps": 600,
