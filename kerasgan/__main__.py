@@ -564,13 +564,19 @@ def _compare(arguments):
     out = Path(arguments.out or arguments.folder)
     if (out / "stages").is_dir():
         raise ValueError(f"{out} holds a run, whose comparison.csv would be lost: choose another")
-    films = load_films(arguments.data, size=arguments.size)
+    films, go_on = load_films(arguments.data, size=arguments.size), arguments.first_repeat > 0
     if films.note:
         print(films.note)
+    if not 0 <= arguments.first_repeat < arguments.repeats:
+        raise ValueError(
+            f"--first-repeat must be of 0 to {arguments.repeats - 1}. Received: "
+            f"{arguments.first_repeat}"
+        )
+    if go_on and not (out / "comparison.csv").is_file():
+        raise FileNotFoundError(f"no {out / 'comparison.csv'} to go on from: leave --first-repeat")
 
     def save(folder):
-        scores = crossval.read_scores(folder, films)
-        report.write_rows(out, "comparison", scores)
+        report.write_rows(out, "comparison", crossval.read_scores(folder, films), go_on)
 
     probes = () if arguments.no_probes else mixes.PROBES
     further = {arm.name: arm for arm in mixes.FURTHER_ARMS}
@@ -596,7 +602,7 @@ def _compare(arguments):
         scheduler=arguments.scheduler,
     )
     scores, table = report.write_evaluation(
-        films, arguments.folder, out, arguments.folds, classifiers[0]
+        films, arguments.folder, out, arguments.folds, classifiers[0], go_on
     )
     macro = scores[scores["class"] == "macro"]
     print(macro.pivot_table("value", ["classifier", "arm"], "metric").round(3).to_string())

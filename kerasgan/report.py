@@ -4,6 +4,7 @@ import base64
 import html
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from kerasgan.runs import read_table, write_text
@@ -121,7 +122,7 @@ def write_report(run, stages=()):
     return path
 
 
-def write_evaluation(films, folder, out, n_splits, classifier):
+def write_evaluation(films, folder, out, n_splits, classifier, go_on=False):
     """Writes tables and figures of a cross-validation, none with a film's pixels in it.
 
     Args:
@@ -131,6 +132,8 @@ def write_evaluation(films, folder, out, n_splits, classifier):
             `figures/comparison-<classifier>-*`; rows of other classifiers on the same films stay.
         n_splits: Folds a repeat.
         classifier: The classifier of the primary contrast.
+        go_on: Whether the folds that `out` has of earlier repeats count for the t-tests, too; what
+            is of predictions (bootstrap, McNemar, levels) is of the folder's alone.
 
     Returns:
         `(comparison, statistics)`, the two tables.
@@ -142,16 +145,18 @@ def write_evaluation(films, folder, out, n_splits, classifier):
 
     out, n_test = Path(out), len(films) // n_splits
     comparison = crossval.read_scores(folder, films)
+    known = write_rows(out, "comparison", comparison, go_on)
+    if go_on:
+        comparison = known[known["classifier"].isin(comparison["classifier"])]
     predictions = crossval.read_predictions(folder)
     sizes = len(films) - n_test, n_test
     statistics = crossval.contrasts(comparison, *sizes, predictions, classifier)
-    write_rows(out, "comparison", comparison)
-    write_rows(out, "statistics", statistics)
-    write_rows(out, "levels", crossval.levels(predictions))
+    write_rows(out, "statistics", statistics, go_on)
+    write_rows(out, "levels", crossval.levels(predictions), go_on)
     confusions, bins = {}, {}
     for arm in (crossval.PRIMARY[1], crossval.PRIMARY[0], "HOG + SVM"):
         # One repeat: a film predicted in each of many would be counted as many films.
-        own = predictions.query("arm == @arm and repeat == 0 and seed == 0")
+        own = predictions.query("arm == @arm and repeat == repeat.min() and seed == 0")
         own = own[own["classifier"].isin([classifier, "scikit-learn"])]
         if len(own):
             labels = [films.classes.index(name) for name in own["class"]]
@@ -170,7 +175,7 @@ def write_evaluation(films, folder, out, n_splits, classifier):
     return comparison, statistics
 
 
-def write_rows(out, name, table):
+def write_rows(out, name, table, go_on=False):
     """Writes a table of an evaluation, beside the rows of other classifiers that stand there.
 
     They stay where they are of the same films and folds: where both evaluations scored a baseline
@@ -180,32 +185,51 @@ def write_rows(out, name, table):
         out: Folder of the evaluations' tables.
         name: `"comparison"`, first of all, or another, which keeps the classifiers it has.
         table: The table.
+        go_on: Whether rows of its own classifiers that it lacks stay as well, such as those of
+            earlier repeats.
+
+    Returns:
+        The table as written.
 
     Raises:
-        ValueError: If the table there is damaged or another one.
+        ValueError: If the table there is damaged or another one, or, to go on from, of other films.
     """
     path, remedy = out / f"{name}.csv", f"move {name}.csv away, and try again"
     if table.empty:
-        return
+        return table
     if path.is_file():
         before = read_table(path, remedy)
         if list(before) != list(table):
             raise ValueError(f"{path} is no table of this kind: {remedy}")
         known = before if name == "comparison" else read_table(out / "comparison.csv", remedy)
-        table = _beside(before, table, set(known["classifier"]))
+        table = _beside(before, table, set(known["classifier"]), go_on)
     write_text(path, table.to_csv(index=False))
+    return table
 
 
-def _beside(before, table, known):
+_ROW = ["arm", "kind", "control", "classifier", "repeat", "fold", "seed", "class", "metric"]
+
+
+def _beside(before, table, known, go_on):
     replaced = {part for name in set(table["classifier"]) for part in name.split(" + ")}
     replaced -= {"scikit-learn"}  # baselines belong to all
-    kept = before[[replaced.isdisjoint(name.split(" + ")) for name in before["classifier"]]]
+    stays = np.array([replaced.isdisjoint(name.split(" + ")) for name in before["classifier"]])
+    if go_on:
+        row = [name for name in _ROW if name in table]
+        new = pd.MultiIndex.from_frame(table[row])
+        stays |= ~pd.MultiIndex.from_frame(before[row]).isin(new)
+        known = known | replaced
+    kept = before[stays]
     if "data_hash" not in table:
         return pd.concat([kept[kept["classifier"].isin(known - {"scikit-learn"})], table])
     both = pd.concat([kept, table], ignore_index=True)
     keys = [name for name in both if name not in ("value", "data_hash")]
     values = both.round({"value": 9}).groupby(keys)["value"]
     if both["data_hash"].nunique() > 1 or (values.nunique() > 1).any():
+        if go_on:
+            raise ValueError(
+                "the earlier repeats are of other films: give another folder of tables"
+            )
         return table
     return both[~both.duplicated(keys, keep="last")]
 

@@ -1,4 +1,5 @@
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -99,6 +100,23 @@ def test_an_evaluation_becomes_tables_and_figures(films16, tmp_path):
     assert set(statistics["n"]) == {2, len(films16)}
     names = {path.stem for path in (tmp_path / "out" / "figures").iterdir()}
     assert names == {f"comparison-resnet-{n}" for n in ("differences", "confusion", "reliability")}
+
+    shutil.copytree(tmp_path / "out", tmp_path / "again")
+    for path in (tmp_path / "cells").glob("*/*.csv"):  # a further repeat, of another folder
+        if path.stem != "synthetic only":
+            own = pd.read_csv(path).assign(fold=int(path.parent.name[-1]), repeat=1)
+            write_text(tmp_path / "later" / f"repeat1-{path.parent.name}" / path.name, own.to_csv())
+    options = {"n_splits": 2, "classifier": "resnet", "go_on": True}
+    scores, tests = write_evaluation(films16, tmp_path / "later", tmp_path / "again", **options)
+    assert set(scores["repeat"]) == {0, 1} and len(scores) > 1.8 * len(table)
+    folds = tests[tests["metric"] == "specificity"].set_index("arm")["n"]
+    assert folds["synthetic only"] == 2 and folds["classic + synthetic"] == 4
+    stored = pd.read_csv(tmp_path / "again" / "statistics.csv")
+    assert "synthetic only" in set(stored[stored["n"] == len(films16)]["arm"])
+    assert not stored.duplicated(["arm", "metric", "classifier"]).any()
+    with pytest.raises(ValueError, match="of other films"):
+        later = scores[scores["repeat"] == 1].assign(data_hash="other")
+        write_rows(tmp_path / "again", "comparison", later, go_on=True)
 
     for path in (tmp_path / "cells").glob("*/*.csv"):  # another classifier, of another folder
         own = pd.read_csv(path).assign(fold=int(path.parent.name[-1]))
