@@ -515,10 +515,10 @@ def compare_films(
         theirs = authors[kind] if authors else None
         options = {"patients": own.patients, "class_name": kind, "reference_set": reference_set}
         tables.append(compare_sets(own.images, sets, encoder, theirs, **options, seed=seed))
-        tables.append(_memorized(own, everyone, kind, tables[-1]))
+        tables.append(_memorized(own, everyone, kind, reference_set))
     if test is not None:
         tables.append(_tstr(real, everyone, test, tables[0]))
-        tables.append(_membership(real, everyone, test, discriminators or {}, tables[0]))
+        tables.append(_membership(real, everyone, test, discriminators or {}, reference_set))
     return _beside_authors(pd.concat(tables, ignore_index=True))
 
 
@@ -530,9 +530,8 @@ def _beside_authors(table):
     return table.assign(authors=theirs.to_numpy())
 
 
-def _memorized(own, everyone, kind, like):
-    facts = like[["class", "reference_set", "encoder"]].iloc[0].to_dict() | {"encoder": "pixels"}
-    rows = []
+def _memorized(own, everyone, kind, reference_set):
+    facts, rows = {"class": kind, "reference_set": reference_set, "encoder": "pixels"}, []
     floor = max(2, int(0.01 * (len(own) + 1))) / (len(own) + 1)  # see `memorization`
     for name, sets in everyone.items():
         flagged = memorization(sets[kind], own.images, patients=own.patients)["flagged"]
@@ -557,7 +556,7 @@ def _tstr(real, everyone, test, like):
     return pd.DataFrame(rows)
 
 
-def _membership(real, everyone, test, discriminators, like):
+def _membership(real, everyone, test, discriminators, reference_set):
     kinds = [kind for kind in real.classes if (test.labels == test.classes.index(kind)).any()]
     sides = [[side.only(kind) for kind in kinds] for side in (real, test)]
     patients = np.concatenate([own.patients for side in sides for own in side])
@@ -566,7 +565,7 @@ def _membership(real, everyone, test, discriminators, like):
 
     def attack(name, encoder, signal):
         signals = [np.concatenate([*map(signal, kinds, side)]) for side in sides]
-        row = {"generator": name, "class": "macro", "reference_set": like["reference_set"][0]}
+        row = {"generator": name, "class": "macro", "reference_set": reference_set}
         found = attack_auc(*signals, patients, classes)
         values = dict(zip(("value", "low", "high"), found, strict=True))
         rows.append({**row, "encoder": encoder, "metric": "membership", **values, "floor": 0.5})
