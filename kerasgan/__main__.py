@@ -17,10 +17,6 @@ _REMEDIES = {
     errno.ENOTDIR: "; a file is in the way: choose another folder",
     errno.ENAMETOOLONG: "; choose a shorter name",
 }
-_CAUTION = (
-    "Research code, not for diagnosis. Of the study's films the covid patients are adults and all "
-    "others children: scores measure that difference, too."
-)
 NOTEBOOKS = ("01_data", "02_gans", "03_synthesis", "04_comparison")
 
 
@@ -34,6 +30,7 @@ def main(arguments=None):
         0, or 1 after an error, which is printed in one line.
     """
     arguments = _parser().parse_args(arguments)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's talk of processors and GPUs
     try:
         return arguments.command(arguments) or 0
     except KeyboardInterrupt:
@@ -123,7 +120,9 @@ def _parser():
         "--encoder", nargs="+", help="hog, an ImageNet architecture, or a .keras file; or several"
     )
     quality.add_argument(
-        "--out", help="CSV file for the table; a figure and a list of near copies come beside it"
+        "--out",
+        help="CSV file for the table; a figure and a list of near copies come beside it (of saved "
+        "models by their number in `synthesise --seed 1`)",
     )
     quality.add_argument("--cards", action="store_true", help="write scores to the models' cards")
 
@@ -131,7 +130,7 @@ def _parser():
     compare.add_argument("data", nargs="?", default="auto", help="collection or folder")
     compare.add_argument("--folder", default="runs/crossval", help="where finished cells are kept")
     compare.add_argument("--size", type=int, default=64)
-    compare.add_argument("--folds", type=_count, default=5, help="at least 2")
+    compare.add_argument("--folds", type=_folds, default=5, help="at least 2")
     compare.add_argument("--repeats", type=_count, default=2)
     compare.add_argument(
         "--first-repeat",
@@ -201,7 +200,7 @@ def _parser():
 
 
 def _command(commands, name, function, text):
-    command = commands.add_parser(name, help=text, description=text)
+    command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
     command.set_defaults(command=function)
     return command
 
@@ -210,6 +209,12 @@ def _count(text):
     """An argument that counts something: a whole number of at least 1."""
     if not 1 <= (number := int(text)) < 2**31:
         raise argparse.ArgumentTypeError(f"must be at least 1 and below 2**31. Received: {text}")
+    return number
+
+
+def _folds(text):
+    if (number := _count(text)) < 2:
+        raise argparse.ArgumentTypeError(f"must be at least 2. Received: {text}")
     return number
 
 
@@ -258,7 +263,6 @@ def _execute(run, stage):
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("papermill").setLevel(logging.WARNING)  # the cells' progress bars alone
     os.environ.setdefault("TQDM_MININTERVAL", "15")  # a line now and then, not ten a second
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ["KERASGAN_RUNS"] = str(run.folder.parent)
     target = run.path("notebooks", f"{stage}.ipynb")
     names = {"profile": "PROFILE", "data": "DATA", "seed": "SEED"}
@@ -293,14 +297,15 @@ def _execute(run, stage):
 
 
 def _print_results(run, report):
-    from kerasgan.report import summary_table
+    from kerasgan.report import caution, summary_table
 
     print(f"\n{summary_table(run).to_string(index=False)}\n")
     for stage in NOTEBOOKS:
         print(f"{stage:15} {run.finished(stage):8.0f} s")
-    if note := run.films().note:
-        print(f"\n{note}")
-    print(f"\n{_CAUTION}\nReport: {report}")
+    films = run.films()
+    if films.note:
+        print(f"\n{films.note}")
+    print(f"\n{caution(films)}\nReport: {report}")
 
 
 def _prepare(arguments):
@@ -419,6 +424,7 @@ def _synthesise(arguments):
     if films is None:
         print("not screened for copies of films: --screen FILMS leaves out what comes near to one")
     else:
+        films.only(*classes)  # refuses films that lack one
         _warn_of_other_films(card, films)
     images, tables = [], []
     for label, name in enumerate(classes):
@@ -432,14 +438,17 @@ def _synthesise(arguments):
         images.append(drawn)
         tables.append(table.assign(**{"class": name}))
     labels = np.repeat(range(len(classes)), arguments.count)
-    name = f"samples of {card['name']}"
+    facts = {"name": f"samples of {card['name']}", "note": films.note if films else ""}
+    facts["filenames"] = [f"synthetic-{i:05d}.png" for i in range(arguments.count)] * len(classes)
+    distances = Path(arguments.folder) / "distances.csv"
+    distances.unlink(missing_ok=True)  # of samples drawn there before
     made = save_films(
-        Films.from_arrays(np.concatenate(images), labels, classes, name=name), arguments.folder
+        Films.from_arrays(np.concatenate(images), labels, classes, **facts), arguments.folder
     )
     if tables:
         table = pd.concat(tables, ignore_index=True).drop(columns="flagged")
         table.insert(0, "filename", made.index["filename"])
-        write_text(Path(arguments.folder) / "distances.csv", table.to_csv(index=False))
+        write_text(distances, table.to_csv(index=False))
         near = table.groupby("class")["distance"].min() / table.groupby("class")["limit"].first()
         print(
             f"nearest to a film, in multiples of the screen's limit:\n{near.round(2).to_string()}"
@@ -459,7 +468,7 @@ def _warn_of_other_films(card, films):
 
 
 def _quality(arguments):
-    from kerasgan import plots, quality
+    from kerasgan import plots, quality, report
     from kerasgan.sources import load_films
     from kerasgan.store import load_safely
 
@@ -489,7 +498,8 @@ def _quality(arguments):
         write_text(copies, _near_copies(real, fakes).to_csv(index=False))
     if arguments.cards:
         _add_scores(arguments.fake, table)
-    print(f"{table.round(3).to_string(index=False)}\n\n{_CAUTION}")
+    shown = table.to_string(index=False, float_format="{:.3g}".format)
+    print(f"{shown}\n\n{report.caution(films)}")
 
 
 def _by_class(path, classes):
@@ -610,7 +620,7 @@ def _compare(arguments):
     print(table.round(3).to_string(index=False))
     for warning in crossval.shortcut_warnings(scores):
         print(f"WARNING {warning}")
-    print(f"\n{_CAUTION}\nTables: {out.resolve()}")
+    print(f"\n{report.caution(films)}\nTables: {out.resolve()}")
 
 
 def _reproduction(arguments):
@@ -665,7 +675,7 @@ def _reproduction(arguments):
     )
     print(summary["mean"].round(3).to_string())
     print(compare.seed_noise(table).round(3).to_string(index=False))
-    print(f"\n{_CAUTION}\nTables: {out.resolve()}")
+    print(f"\n{report.caution(films)}\nTables: {out.resolve()}")
 
 
 def _models(arguments):

@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from kerasgan.sources import NOT_LISTED
+
 SEVERITIES = ("serious", "warning", "note")
 _SIDE = 64  # audits look at films of at most this side
 
@@ -58,7 +60,7 @@ def audit(films):
         *_unread(films.skipped, unread),
         *_counts(films),
         *_sizes(sizes),
-        *_constant(films),
+        *_levels(films),
     ]
     found.sort(key=lambda row: SEVERITIES.index(row[0]))
     if not found:
@@ -136,11 +138,10 @@ def _duplicates(films, limit=0.995):
         pairs[where].append(f"{names[i]} ~ {names[j]}")
     for where, severity in (("across", "serious"), ("within", "warning")):
         if found := pairs[where]:
-            more = f", and {len(found) - 5} more" if len(found) > 5 else ""
             place = (
                 "on both sides of the split" if where == "across" else "on one side of the split"
             )
-            yield severity, f"{len(found)} nearly equal pairs {place}: {', '.join(found[:5])}{more}"
+            yield severity, f"{len(found)} nearly equal pairs {place}: {_some(found)}"
 
 
 def border_ring(images):
@@ -199,13 +200,26 @@ def _confounds(films, ring):
 
 
 def _unread(skipped, unread):
+    unlisted = [name for name, reason in skipped if reason == NOT_LISTED]
+    if unlisted:
+        yield (
+            "warning",
+            f"{len(unlisted)} images are not in the index and so left out: {_some(unlisted)}; add "
+            "rows for them, or, where the index was made by an audit, delete it to split anew",
+        )
+    others = [pair for pair in skipped if pair[1] != NOT_LISTED]
     for severity, files, what in (
         ("warning", unread, "cannot be read"),
-        ("note", skipped, "passed over"),
+        ("note", others, "passed over"),
     ):
         if files:
-            listed = "; ".join(f"{name} ({reason})" for name, reason in files[:5])
+            listed = _some([f"{name} ({reason})" for name, reason in files])
             yield severity, f"{len(files)} files {what}: {listed}"
+
+
+def _some(names, most=5):
+    more = f", and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"
 
 
 def _counts(films):
@@ -230,8 +244,15 @@ def _sizes(sizes):
         )
 
 
-def _constant(films):
+def _levels(films):
     flat = films.images.std((1, 2, 3)) < 1
+    names = films.index["filename"].to_numpy()
     if flat.any():
-        names = films.index["filename"].to_numpy()[flat]
-        yield "warning", f"{flat.sum()} films show nothing (constant grey): {', '.join(names[:5])}"
+        yield "warning", f"{flat.sum()} films show nothing (constant grey): {_some(names[flat])}"
+    dark = ~flat & (films.images.max((1, 2, 3)) < 64)
+    if dark.any():
+        yield (
+            "warning",
+            f"{dark.sum()} films stay below a quarter of the grey levels: {_some(names[dark])}; "
+            "are they of 12 bits in files of 16? Scale them to their range first",
+        )

@@ -38,7 +38,7 @@ def fit_steps(name, phases, n_classes, steps=600, batch_size=64, classic=True, s
     """
     if name not in CLASSIFIERS:
         raise ValueError(f"classifier must be one of {list(CLASSIFIERS)}. Received: {name!r}")
-    if any(not len(labels) for _, _, labels in phases):
+    if not phases or any(not len(labels) for _, _, labels in phases):
         raise ValueError("an arm has no images to learn from")
     keras.utils.set_random_seed(seed)
     size = phases[0][1].shape[1]
@@ -180,10 +180,19 @@ def grad_cam(model, images, kinds):
     Returns:
         float32 (n, h, w) in [0, 1]; an image in which nothing speaks for its class is all 0.
 
+    Raises:
+        ValueError: If `kinds` are not one of the model's classes for each image.
+
     Reference:
         Selvaraju et al. (2017), "Grad-CAM: visual explanations from deep networks",
         arXiv 1610.02391.
     """
+    kinds = np.asarray(kinds)
+    if kinds.shape != (len(images),) or not np.isin(kinds, range(model.output_shape[-1])).all():
+        raise ValueError(
+            f"kinds must be {len(images)} classes, one an image, of 0 to "
+            f"{model.output_shape[-1] - 1}. Received: {kinds}"
+        )
     last = [layer for layer in model.layers if len(layer.output.shape) == 4][-1]
     both = keras.Model(model.input, [last.output, model.output])
     with tf.GradientTape() as tape:

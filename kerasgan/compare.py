@@ -12,7 +12,7 @@ from scipy import stats
 from kerasgan.callbacks import Checkpoint, StopOnNaN
 from kerasgan.classify import fit_transfer
 from kerasgan.crossval import parallel
-from kerasgan.films import epoch_numbers, to_float
+from kerasgan.films import check_uint8, epoch_numbers, to_float
 from kerasgan.gan import build_by_hand, workers_logs
 from kerasgan.networks import build_classifier
 from kerasgan.runs import begin, locked, read_table, write_text
@@ -59,15 +59,29 @@ class Arm:
 
     Attributes:
         name: Name of the arm, unique in a comparison.
-        kind: `"real"`, `"classic"` or `"synthetic"`.
+        kind: `"real"`, `"classic"` or `"synthetic"`: the furthest from films that it learns from.
         classic: Classic images per class.
         synthetic: Synthetic images per class.
+
+    Raises:
+        ValueError: If a count is below 0, or the counts do not fit the kind.
     """
 
     name: str
     kind: str
     classic: int = 0
     synthetic: int = 0
+
+    def __post_init__(self):
+        fits = {
+            "real": self.classic == self.synthetic == 0,
+            "classic": self.classic > 0 == self.synthetic,
+            "synthetic": self.synthetic > 0 <= self.classic,
+        }
+        if not fits.get(self.kind):
+            raise ValueError(
+                f"arms are real, classic (with classic images) or synthetic. Received: {self}"
+            )
 
 
 def reference_arms(classic=(500, 1000, 2000, 3000), synthetic=(100, 500, 1000, 2000)):
@@ -126,14 +140,22 @@ def fit_classifier(model, images, labels, epochs=750, batches=4, batch_size=64, 
         The history, a DataFrame `epoch, loss, accuracy[, val_loss, val_accuracy]`.
 
     Raises:
-        ValueError: If images and labels differ in length, or are none.
+        ValueError: If images and labels differ in length, are none or of another dtype, or an
+            option is unknown.
         FloatingPointError: If the training produced NaN.
     """
+    images, labels, known = check_uint8(images), np.asarray(labels), model.output_shape[-1]
     if len(images) != len(labels) or not len(images):
         raise ValueError(
             "images and labels must be of one length above 0. "
             f"Received: {len(images)} and {len(labels)}"
         )
+    if labels.dtype.kind not in "iu" or not 0 <= labels.min() <= labels.max() < known:
+        raise ValueError(
+            f"labels must be integers of 0 to {known - 1}, as the model has outputs. Received: "
+            f"{labels.dtype} {np.unique(labels)[:5]}"
+        )
+    _check_options(options, ("validation", "double_softmax", "folder", "title"))
     loss = double_softmax if options.get("double_softmax") else _cross_entropy()
     optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
     model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=False)
@@ -159,7 +181,12 @@ def fit_classifier(model, images, labels, epochs=750, batches=4, batch_size=64, 
         raise FloatingPointError(stop.reason)
     if callbacks:
         return pd.DataFrame(checkpoint.history)
-    return _history(history)
+    return history_table(history)
+
+
+def _check_options(given, known):
+    if unknown := set(given) - set(known):
+        raise ValueError(f"options are {sorted(known)}. Received: {sorted(unknown)}")
 
 
 def _prepare_for_workers(model, images, labels):
@@ -182,7 +209,8 @@ def _cross_entropy():
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-def _history(history):
+def history_table(history):
+    """Returns what Keras' `fit` returned as a DataFrame `epoch, loss, ...`, NaN between looks."""
     columns = {}
     for name, values in history.history.items():
         epochs = np.array(history.epoch) + 1
@@ -266,12 +294,16 @@ def compare_arms(arms, train, test, classic=None, synthetic=None, folder=None, *
 
     Raises:
         ValueError: If a patient is on both sides under `protocol="patient"`, a set is missing or
-            too small for an arm, the sets' classes differ, or an arm in the folder was fitted to
-            other films or with other options.
+            too small for an arm, the sets' classes differ, two arms share a name, an option is
+            unknown, or an arm in the folder was fitted to other films or with other options.
     """
     protocol = options.pop("protocol", "patient")
     _check_split(train, test, protocol)
-    seeds, options = options.pop("seeds", (0,)), {**_OPTIONS, **options}
+    seeds, arms = options.pop("seeds", (0,)), list(arms)
+    _check_options(options, _OPTIONS)
+    if len({arm.name for arm in arms}) < len(arms):
+        raise ValueError(f"arms need names of their own. Received: {[arm.name for arm in arms]}")
+    options = {**_OPTIONS, **options}
     facts = {"protocol": protocol, "data_hash": train.hash[:16]}
     tables = []
     for seed in seeds:

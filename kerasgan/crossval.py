@@ -94,6 +94,11 @@ def cross_validate(films, arms=CORE_ARMS, folder="crossval", on_fold=None, **set
         if settings["gan_encoder"] == "hog":
             raise ValueError("gan_encoder is a .keras file: no GAN is judged by hog")
         build_projected_discriminator(load_safely(settings["gan_encoder"]), films.size)
+    if unknown := (films.index["patient"] == "").sum():
+        print(
+            f"WARNING: the patients of {unknown} films are not known, so each counts as a patient: "
+            "one person's films may be in training and test folds, and scores too good"
+        )
     rows = films.index[["class", "filename", "patient"]].to_csv(index=False)
     fixed["patients"] = hashlib.sha256(rows.encode()).hexdigest()[:16]  # whom the folds part
     with locked(folder):
@@ -585,8 +590,15 @@ def detectable(scores, n_train, n_test, classifier, wanted_power=0.8):
     return minimum_detectable_effect(paired.std(), len(paired), n_train, n_test, wanted_power)
 
 
+_SEEN = {
+    "no lungs": "with the lungs blacked out",
+    "border only": "without seeing a lung",
+    "histogram only": "by grey levels alone, without seeing where they are",
+}
+
+
 def shortcut_warnings(scores, share=0.8):
-    """Names the probes that see no lungs and yet score nearly as well as the best arm.
+    """Names the probes that see no lungs, or no shapes, and score nearly as well as the best arm.
 
     Args:
         scores: Table of `cross_validate`.
@@ -600,9 +612,9 @@ def shortcut_warnings(scores, share=0.8):
     mean = macro.groupby(["arm", "kind"])["value"].mean().reset_index("kind")
     best = mean.loc[mean["kind"] != "baseline", "value"].max()
     chance = 1 / (scores["class"].nunique() - 1)
-    probes = mean["value"].reindex(["no lungs", "border only", "histogram only"]).dropna()
+    probes = mean["value"].reindex(_SEEN).dropna()
     return [
-        f"{name}: macro sensitivity {value:.3f} without seeing a lung, the best arm {best:.3f}. "
+        f"{name}: macro sensitivity {value:.3f} {_SEEN[name]}, the best arm {best:.3f}. "
         "Scores say more about where the films come from than about disease."
         for name, value in probes.items()
         if value - chance > share * (best - chance)

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from kerasgan.reading import read_square
-from kerasgan.runs import absolute, write_bytes, write_text
+from kerasgan.runs import absolute, read_table, write_bytes, write_text
 
 CLASSES = ("covid", "normal", "pneumonia_bac", "pneumonia_vir")
 COLUMNS = ("path", "filename", "class", "split", "patient")
@@ -29,8 +29,24 @@ def to_float(images):
 
     Returns:
         float32 array of the same shape.
+
+    Raises:
+        ValueError: If the images are of another dtype, such as floats that were converted already.
     """
-    return np.asarray(images).astype(np.float32) / np.float32(127.5) - np.float32(1)
+    return check_uint8(images).astype(np.float32) / np.float32(127.5) - np.float32(1)
+
+
+def check_uint8(images):
+    """Returns images as an array; raises `ValueError` unless they are uint8."""
+    images = np.asarray(images)
+    if images.dtype != np.uint8:
+        floats = np.issubdtype(images.dtype, np.floating)
+        nan = " (with NaN)" if floats and np.isnan(images).any() else ""
+        raise ValueError(
+            "images must be uint8 in [0, 255]; floats in [-1, 1] become that by to_uint8. "
+            f"Received: {images.dtype}{nan}"
+        )
+    return images
 
 
 def to_uint8(images):
@@ -91,18 +107,10 @@ class Films:
         Raises:
             ValueError: If shapes, lengths, dtypes or labels do not fit.
         """
-        images, labels = np.asarray(images), np.asarray(labels)
+        images, labels = check_uint8(images), np.asarray(labels)
         images = images[..., None] if images.ndim == 3 else images
-        if images.dtype != np.uint8:
-            nan = (
-                " (with NaN)"
-                if np.issubdtype(images.dtype, np.floating) and np.isnan(images).any()
-                else ""
-            )
-            raise ValueError(
-                "images must be uint8 in [0, 255]; convert by to_uint8. "
-                f"Received: {images.dtype}{nan}"
-            )
+        if unknown := set(facts) - {"name", "note", "filenames"}:
+            raise ValueError(f"facts are name, note and filenames. Received: {sorted(unknown)}")
         if images.ndim != 4 or images.shape[1] != images.shape[2] or images.shape[3] != 1:
             raise ValueError(f"images must be (n, h, h, 1). Received: shape {images.shape}")
         if len(images) != len(labels):
@@ -110,9 +118,11 @@ class Films:
                 "images and labels must be of one length. "
                 f"Received: {len(images)} and {len(labels)}"
             )
-        if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
+        whole = labels.dtype.kind in "iu"
+        if len(labels) and not (whole and 0 <= labels.min() <= labels.max() < len(classes)):
             raise ValueError(
-                f"labels must be positions in {tuple(classes)}. Received: {set(labels)}"
+                f"labels must be positions in {tuple(classes)}, integers. Received: "
+                f"{labels.dtype} {np.unique(labels)[:5]}"
             )
         n = len(images)
         names = facts.get("filenames") or [f"film-{i:05d}.png" for i in range(n)]
@@ -234,7 +244,16 @@ class Films:
         return part
 
     def split(self, name):
-        """Returns the films of the split `name`, such as `"train"` or `"test"`."""
+        """Returns the films of a split, none where there are none.
+
+        Args:
+            name: `"train"`, `"test"`, `"val"`, or another split of the index.
+
+        Raises:
+            ValueError: If there is no such split.
+        """
+        if name not in (known := {"train", "test", "val", *self.index["split"]}):
+            raise ValueError(f"splits are {sorted(known - {''})}. Received: {name!r}")
         return self.take((self.index["split"] == name).to_numpy())
 
     def only(self, *classes):
@@ -343,10 +362,12 @@ class Films:
             Dataset of float32 (b, size, size, 1) in [-1, 1][, int32 (b,)].
 
         Raises:
-            ValueError: If there are no films.
+            ValueError: If there are no films, or `batch_size` is below 1.
         """
         import tensorflow as tf
 
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1. Received: {batch_size}")
         n = len(self)
         if not n:
             raise ValueError(f"{self.name} has no films to make batches of")
@@ -489,7 +510,7 @@ def save_films(films, folder):
 
     Args:
         films: `Films` of one size.
-        folder: The folder, made if missing. Films of a set stored there before are replaced.
+        folder: The folder, made if missing. A set stored there before is replaced.
 
     Returns:
         The stored `Films`.
@@ -500,6 +521,7 @@ def save_films(films, folder):
     """
     folder = absolute(folder)
     paths, stored_before = stored_paths(films, folder), (folder / "about.json").is_file()
+    before = _stored_before(folder) if stored_before else set()
     for path, image in zip(paths, films.images, strict=True):
         content = cv2.imencode(".png", image)[1].tobytes()
         if path.exists():
@@ -512,4 +534,16 @@ def save_films(films, folder):
     index["filename"] = [path.name for path in paths]
     stored = replace(films, index=index, _pixels=dict(films._pixels))
     write_index(stored, folder)
+    for path in before - set(paths):
+        path.unlink(missing_ok=True)
     return stored
+
+
+def _stored_before(folder):
+    """The films that the index of a stored set lists, all inside its folder."""
+    path = folder / "index.csv"
+    if not path.is_file():
+        return set()
+    index = read_table(path, f"delete {folder}, or choose another folder")
+    rows = index.reindex(columns=["split", "class", "filename"]).fillna("").astype(str)
+    return {folder / inner_path(*row) for row in rows.itertuples(index=False)}

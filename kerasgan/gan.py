@@ -362,8 +362,8 @@ def draw(generator, count, labels=None, seed=0, batch_size=256, truncation=1.0):
         uint8 array (count, h, w, 1).
 
     Raises:
-        ValueError: If `labels` are missing, superfluous or of another length, or `truncation` is
-            out of range.
+        ValueError: If `labels` are missing, superfluous or of another length, or `count` or
+            `truncation` is out of range.
 
     Reference:
         Brock et al. (2019), "Large scale GAN training for high fidelity natural image synthesis",
@@ -372,6 +372,8 @@ def draw(generator, count, labels=None, seed=0, batch_size=256, truncation=1.0):
     """
     if not 0 < truncation <= 1:
         raise ValueError(f"truncation must be in (0, 1]. Received: {truncation}")
+    if count < 0:
+        raise ValueError(f"count must be at least 0. Received: {count}")
     conditional = len(generator.inputs) > 1
     if conditional != (labels is not None):
         need = "needs labels" if conditional else "takes no labels"

@@ -9,6 +9,15 @@ from kerasgan.quality import hog_features, hog_svc
 OVERDRAW = 2  # a filter keeps the best of this many times the samples an arm needs
 
 
+_CHOICES = {
+    "kind": ("real", "classic", "duplicated", "synthetic", "baseline"),
+    "schedule": ("mixed", "first", "annealed"),
+    "keep": ("all", "confident", "realistic"),
+    "gan": ("conditional", "held", "per class"),
+    "view": ("whole", "no_lungs"),
+}
+
+
 @dataclass(frozen=True)
 class Mix:
     """What a classifier learns from in one arm, in multiples of the training fold.
@@ -35,6 +44,9 @@ class Mix:
         view: What the classifier sees: `"whole"`, or `"no_lungs"`, the shortcut probe.
         without: A class whose films are left out of the training: the source confusion probe.
 
+    Raises:
+        ValueError: If a choice is none of these, or an amount below 0.
+
     Example:
         >>> Mix("twice as many", "synthetic", classic=True, synthetic=2)
     """
@@ -50,6 +62,13 @@ class Mix:
     gan: str = "conditional"
     view: str = "whole"
     without: str = ""
+
+    def __post_init__(self):
+        for name, known in _CHOICES.items():
+            if (value := getattr(self, name)) not in known:
+                raise ValueError(f"{self.name}: {name} must be one of {known}. Received: {value!r}")
+        if min(self.duplicated, self.synthetic) < 0:
+            raise ValueError(f"{self.name}: duplicated and synthetic must be at least 0")
 
     @property
     def drawn(self):

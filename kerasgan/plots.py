@@ -253,14 +253,18 @@ def plot_classifier_history(history, title="", note=""):
     """Plots loss and accuracy of a classifier's training.
 
     Args:
-        history: DataFrame `epoch, loss, accuracy, val_loss, val_accuracy`; the last two may be
-            missing in most epochs.
+        history: DataFrame `epoch, loss, accuracy, val_loss, val_accuracy`, or what Keras' `fit`
+            returns; the last two may be missing in most epochs.
         title: What is shown, such as the arm.
         note: A banner.
 
     Returns:
         The Figure.
     """
+    if hasattr(history, "history"):  # of Keras
+        from kerasgan.compare import history_table
+
+        history = history_table(history)
     figure, axes = _figure(2.7, note, title, columns=2)
     for axis, name in zip(axes[0], ("loss", "accuracy"), strict=True):
         axis.plot(history["epoch"], history[name], color=_PALETTE[0], lw=0.8, label="training")
@@ -286,13 +290,14 @@ def plot_confusion(matrices, classes, note=""):
     """Plots confusion matrices with counts and, as shade, shares of each true class.
 
     Args:
-        matrices: Dict from title to (k, k) counts, true classes in rows.
+        matrices: (k, k) counts, true classes in rows, or a dict from title to such counts.
         classes: The k class names.
         note: A banner.
 
     Returns:
         The Figure.
     """
+    matrices = matrices if isinstance(matrices, dict) else {"": matrices}
     names = [class_label(name).replace(" ", "\n") for name in classes]
     height = WIDTH / max(2, len(matrices)) + 0.9
     figure, axes = _figure(height, note, columns=len(matrices), sharey=True)
@@ -304,7 +309,7 @@ def plot_confusion(matrices, classes, note=""):
             colour = "white" if share[row, column] > 0.55 else "black"
             text = f"{count:.0f}\n{share[row, column]:.0%}"
             axis.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
-        axis.set_title(f"{title} (n = {matrix.sum():.0f})", fontsize=9)
+        axis.set_title(f"{title} (n = {matrix.sum():.0f})".strip(), fontsize=9)
         axis.set_xticks(range(len(names)), names, fontsize=7, rotation=60, ha="right")
         axis.set_yticks(range(len(names)), names, fontsize=7)
         axis.set_xlabel("predicted")
@@ -427,7 +432,7 @@ def plot_quality(table, metrics=QUALITY, note=""):
 
     Args:
         table: DataFrame of `quality.compare_films`; of several encoders, the first is shown.
-        metrics: The metrics shown; what the table lacks stays empty.
+        metrics: The metrics shown, of those that the table has.
         note: A banner.
 
     Returns:
@@ -435,6 +440,7 @@ def plot_quality(table, metrics=QUALITY, note=""):
     """
     lower = ("kid", "fid", "detectability", "detectability_encoder")
     table = table.drop_duplicates(["generator", "class", "metric"])
+    metrics = [name for name in metrics if name in set(table["metric"])]
     classes = [kind for kind in table["class"].unique() if kind != "macro"]
     generators = sorted(table["generator"].unique(), key=lambda name: name != "authors")
     figure, axes = _figure(0.9 + 0.5 * len(classes), note, columns=len(metrics), sharey=True)

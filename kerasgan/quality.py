@@ -414,7 +414,8 @@ def compare_sets(
     each against as many generated images; the floor is one half against the other: all on one n.
     The interval is the half-sample bootstrap's, 1.96 deviations over the halves each way, wide
     rather than narrow. Detectability is on all films, by HOG and, as `detectability_encoder`, by
-    the first encoder, with Wilson's interval; its floor is of halves, chance, so about 0.5.
+    the first encoder where it is another, with Wilson's interval; its floor, of halves, is about
+    0.5, chance.
 
     Args:
         real: images of one class.
@@ -449,10 +450,9 @@ def compare_sets(
         patients = None
     encoders = list(encoder) if isinstance(encoder, (list, tuple)) else [encoder]
     found, rows = _halved_scores(real, fakes, encoders, patients, draws, seed), []
-    told_by = {
-        ("HOG", "detectability"): hog_features,
-        (encoders[0].name, "detectability_encoder"): encoders[0],
-    }
+    told_by = {("HOG", "detectability"): hog_features}
+    if encoders[0].name != "HOG":
+        told_by[encoders[0].name, "detectability_encoder"] = encoders[0]
     floors = {key: _detectability_floor(f(real), patients, seed) for key, f in told_by.items()}
     for name, images in fakes.items():
         for key, values in found[name].items():
@@ -508,8 +508,10 @@ def compare_films(
     for name, sets in everyone.items():
         if missing := set(real.classes) - set(sets):
             raise ValueError(f"{name} has no samples of {sorted(missing)}")
+    from tqdm import tqdm
+
     tables = []
-    for kind in real.classes:
+    for kind in tqdm(real.classes, desc="quality", unit="class"):
         own = real.only(kind)
         sets = {name: images[kind] for name, images in fakes.items()}
         theirs = authors[kind] if authors else None

@@ -2,12 +2,14 @@
 
 import base64
 import html
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from kerasgan.runs import read_table, write_text
+from kerasgan.sources import COLLECTIONS
 
 _FIGURES = (
     ("counts", "Films per class", "Films and patients of each class on either side of the split."),
@@ -25,6 +27,30 @@ _FIGURES = (
     ("confusion", "Confusion", "True class in rows, predicted class in columns."),
     ("history", "Classifier training", "The test curve is watched, never used to choose."),
 )
+
+
+def caution(films):
+    """What stands beside any score on films: a sentence on what they are worth.
+
+    Args:
+        films: The `Films`.
+
+    Returns:
+        The text; of the public collections, and of the simulated films that stand in for them,
+        it names what else than disease tells the classes apart.
+    """
+    if films.name not in (*COLLECTIONS, "simulated"):
+        return (
+            "Research code, not for diagnosis. Scores measure whatever tells these classes apart, "
+            "such as age, source and framing, along with disease: ask the audit."
+        )
+    return (
+        "Research code, not for diagnosis. In the public collection the covid films are of adults, "
+        "from publications, and the other classes of children of one hospital: a classifier can "
+        "tell them apart by age and source without seeing the disease. Bacterial against viral "
+        "pneumonia is free of this, but there too a ring of border pixels without any lung has an "
+        "AUC of 0.70."
+    )
 
 
 def banner(films):
@@ -102,6 +128,8 @@ def write_report(run, stages=()):
 
     films = run.films()
     findings = run.folder / "audit.csv"
+    command = ["python", "-m", "kerasgan", "run", run.name, "--profile", run.settings["profile"]]
+    command += ["--data", run.settings["data"], "--seed", str(run.seed)]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True
     )
@@ -109,6 +137,8 @@ def write_report(run, stages=()):
         run=run,
         films=films,
         note=films.note,
+        caution=caution(films),
+        command=shlex.join(command),
         version=kerasgan.__version__,
         findings=pd.read_csv(findings).to_dict("records") if findings.is_file() else [],
         figures=[_figures(run, *figure) for figure in _FIGURES],

@@ -351,7 +351,7 @@ def read_json(path, remedy):
     return found
 
 
-_TEXTS = ("arm", "class", "classifier", "filename", "kind", "label", "patient")
+_TEXTS = ("arm", "class", "classifier", "filename", "kind", "label", "patient", "split")
 
 
 def begin(folder, arms, absent=None, **facts):

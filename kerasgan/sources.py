@@ -32,6 +32,8 @@ _SPLITS = {  # names of split folders, and the splits they are
     "valid": "val",
     "validation": "val",
 }
+NOT_LISTED = "an image that is not in the index"
+_JUNK = ("thumbs.db", "desktop.ini")  # and all that begins with a dot
 _REMEDY = (
     "set KERASGAN_DATA to a folder that holds it, connect to the network, or choose DATA=simulated"
 )
@@ -41,7 +43,7 @@ class Unavailable(OSError):
     """A named collection that is neither on this machine nor to be downloaded."""
 
 
-def load_films(source="auto", size=None, patient_pattern=None, test_share=0.2, seed=0):
+def load_films(source="auto", size=None, patient_pattern=None, test_share=0.2, seed=0, keep=True):
     """Finds a collection and returns its films; pixels are read later.
 
     Args:
@@ -56,6 +58,7 @@ def load_films(source="auto", size=None, patient_pattern=None, test_share=0.2, s
             the file name's stem whose first group, or whole match, is the patient.
         test_share: Share of films for the test split of a folder without splits.
         seed: Integer seed of that split, and of simulated films.
+        keep: Whether that split is kept in the folder, as `index.csv`.
 
     Returns:
         `Films`; their `note` says when they are simulated. Why is printed.
@@ -84,7 +87,7 @@ def load_films(source="auto", size=None, patient_pattern=None, test_share=0.2, s
         return _simulated(size, seed, "SIMULATED FILMS, not patients, as was asked for")
     if source in COLLECTIONS:
         return _collection(source, size)
-    return _folder(absolute(source), size, patient_pattern, test_share, seed)
+    return _folder(absolute(source), size, patient_pattern, test_share, seed, keep)
 
 
 def _simulated(size, seed, note):
@@ -204,7 +207,7 @@ def _listed(folder, table, name, size):
     about = _about(folder)
     known = {path.resolve() for path in paths}
     extra = [path for path in _files(folder) if path.resolve() not in known]
-    skipped = [(str(path.relative_to(folder)), "not in the index") for path in extra]
+    skipped = [(str(path.relative_to(folder)), NOT_LISTED) for path in extra if _is_image(path)]
     index = table.assign(path=[str(path.resolve()) for path in paths])
     if "patient" not in index:
         index["patient"] = ""
@@ -261,10 +264,11 @@ def _files(folder):
         if path.is_file()
         and not (path.parent == folder and path.name in (*_TABLES, "about.json"))
         and not path.name.endswith(".partial")
+        and not (path.name.startswith(".") or path.name.lower() in _JUNK)
     )
 
 
-def _folder(folder, size, pattern, test_share, seed):
+def _folder(folder, size, pattern, test_share, seed, keep):
     if not folder.is_dir():
         raise FileNotFoundError(
             f"no folder {folder}. A source is auto, simulated, "
@@ -285,7 +289,9 @@ def _folder(folder, size, pattern, test_share, seed):
     undivided, nameless = (index["split"] == "").all(), (index["patient"] == "").all()
     if undivided:
         index = _with_split(_with_patients(index, pattern), test_share, seed)
-    elif pattern and nameless:
+    elif pattern and not nameless:
+        print(f"{table.name} names patients already: the pattern {pattern!r} is not used")
+    elif pattern:
         index = _with_patients(index, pattern)
         sides = index.groupby("patient")["split"].nunique()
         if table is not None and (sides > 1).any():
@@ -297,7 +303,7 @@ def _folder(folder, size, pattern, test_share, seed):
         films = _listed(folder, index, folder.name, size)
     else:
         films = _films(index, folder.name, size, skipped)
-    if undivided or pattern and nameless:
+    if keep and (undivided or pattern and nameless):
         _keep(index, folder)
     return films
 
@@ -375,8 +381,6 @@ def _scan(folder):
 
 
 def _is_image(path):
-    if path.name.startswith("."):
-        return False
     try:  # archives export DICOM films without an ending
         return path.suffix.lower() in SUFFIXES or is_dicom(path)
     except OSError:

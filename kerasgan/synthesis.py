@@ -1,5 +1,6 @@
 """Stored sets of images made from films: classic augmentation, and samples of generators."""
 
+import glob
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ def classic_set(films, count, folder, seed=0, batch_size=256):
     Args:
         films: The training `Films`; each image keeps its film's patient.
         count: Images per class.
-        folder: Folder of the set; images already there are kept.
+        folder: Folder of the set; images already there are not written again.
         seed: Integer seed.
         batch_size: Images augmented at a time.
 
@@ -53,7 +54,7 @@ def synthesise(generators, films, count, folder, seed=0):
         generators: Dict from class name to generator model, one for each class of `films`.
         films: The training `Films` the generators belong to; their banner is passed on.
         count: Images per class.
-        folder: Folder of the set; images already there are kept.
+        folder: Folder of the set; images already there are not written again.
         seed: Integer seed; each class draws from its own stream.
 
     Returns:
@@ -102,13 +103,18 @@ def load_samples(path, classes, count=1000):
     from kerasgan.sources import load_films
     from kerasgan.store import load_model
 
-    if all(Path(f"{path}-{name}").is_dir() for name in classes):
-        sets = {name: draw(load_model(f"{path}-{name}"), count, seed=1) for name in classes}
-    elif str(path).endswith(".npz"):
+    path = Path(path)
+    cards = path.parent.glob(f"{glob.escape(path.name)}-*/card.json")
+    models = {card.parent.name[len(path.name) + 1 :]: card.parent for card in cards}
+    if models.keys() >= set(classes):
+        sets = {name: draw(load_model(models[name]), count, seed=1) for name in classes}
+    elif path.suffix == ".npz":
         sets = read_arrays(path)
-    else:
-        films = load_films(path)
+    elif path.is_dir() or not models:
+        films = load_films(path, keep=False)
         sets = {name: films.only(name).images for name in films.classes}
+    else:
+        sets = models
     if missing := [name for name in classes if name not in sets]:
         raise ValueError(f"{path} lacks the classes {missing}; it has {sorted(sets)}")
     sets = {name: sets[name] for name in classes}

@@ -67,6 +67,23 @@ def test_brightness_that_betrays_a_class(films16):
     assert "mean grey levels differ" in findings(films16)
 
 
+def test_films_of_few_grey_levels_are_named(films16):
+    dim = Films.from_arrays(films16.images // 16, films16.labels, films16.classes)
+    assert "stay below a quarter of the grey levels" in str(audit(dim))
+    assert "quarter" not in str(audit(films16))
+
+
+def test_images_added_after_the_index_are_named(tmp_path):
+    save_films(simulate_films(4, size=16, test_per_class=1), tmp_path / "films")
+    new = next((tmp_path / "films").rglob("*.png"))
+    (tmp_path / "films" / "train" / "covid" / "new.png").write_bytes(new.read_bytes())
+    (tmp_path / "films" / "train" / "covid" / ".DS_Store").touch()
+    found = audit(load_films(tmp_path / "films")).findings
+    found = found[found["finding"].str.contains("not in the index")]
+    assert list(found["severity"]) == ["warning"] and "new.png" in found["finding"].iloc[0]
+    assert "DS_Store" not in found["finding"].iloc[0]
+
+
 def test_nothing_to_audit_is_an_error(films16):
     with pytest.raises(ValueError, match="no films"):
         audit(films16.take([]))

@@ -72,6 +72,17 @@ def test_bad_arguments_are_named(films16):
         fit_steps("cnn", [(1.0, films16.images[:0], films16.labels[:0])], 4)
 
 
+def test_classes_that_are_not_there_are_named(films16):
+    model = build_resnet(16, 4)
+    for kinds in ([7] * len(films16), 1, [0, 1]):
+        with pytest.raises(ValueError, match="kinds must be"):
+            grad_cam(model, films16.images, kinds)
+    with pytest.raises(ValueError, match="no images"):
+        fit_steps("cnn", [], 4)
+    with pytest.raises(ValueError, match="uint8"):
+        predict_mean(model, films16.images / 255)
+
+
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_grad_cam_looks_where_the_class_is(name):
     """Only the bright row tells the class: it must be hotter than the rest of the film."""

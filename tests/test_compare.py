@@ -174,6 +174,23 @@ def test_sets_that_do_not_fit_an_arm_are_named(compared, sides):
         fit_classifier(build_classifier(16), sides[0].images, sides[0].labels[1:])
 
 
+def test_misspelt_options_and_arms_are_named(sides, tmp_path):
+    train, test = sides
+    with pytest.raises(ValueError, match="epoch"):
+        compare_arms([Arm("O1", "real")], train, test, folder=tmp_path, epoch=1)
+    with pytest.raises(ValueError, match="names of their own"):
+        compare_arms([Arm("O1", "real")] * 2, train, test, folder=tmp_path)
+    assert not list(tmp_path.iterdir())
+    for wrong in (("bogus", 24), ("real", 24), ("classic", 0), ("synthetic", 8, 0)):
+        with pytest.raises(ValueError, match="arms are real, classic"):
+            Arm("mine", *wrong)
+    model = build_classifier(16, 4)
+    with pytest.raises(ValueError, match="doublesoftmax"):
+        fit_classifier(model, train.images, train.labels, doublesoftmax=True)
+    with pytest.raises(ValueError, match="labels must be integers of 0 to 3"):
+        fit_classifier(model, train.images, train.labels + 4)
+
+
 def test_published_values_average_to_the_published_means():
     for arm, metrics in (("O1+C3", (0.827, 0.943)), ("O1+C3+G3 ours", (0.907, 0.969))):
         for metric, mean in zip(("sensitivity", "specificity"), metrics, strict=True):

@@ -374,6 +374,21 @@ def test_false_positives_are_rare_on_null_data():
     assert np.mean(found) < 0.06
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"kind": "sinthetic"}, {"schedule": "frist"}, {"keep": "best"}, {"synthetic": -1}]
+)
+def test_an_arm_that_means_nothing_is_refused(wrong):
+    with pytest.raises(ValueError, match="mine: "):
+        Mix("mine", **{"kind": "synthetic", **wrong})
+
+
+def test_unknown_patients_are_said(films, tmp_path, capsys):
+    index = films.index.assign(patient="")
+    unknown = replace(films, index=index, _pixels=dict(films._pixels))
+    cross_validate(unknown, (), tmp_path, n_splits=2, repeats=1, baselines=("border only",))
+    assert "are not known, so each counts as a patient" in capsys.readouterr().out
+
+
 def test_misuse_is_named(films, tmp_path):
     with pytest.raises(ValueError, match="names of their own"):
         cross_validate(films, [CORE_ARMS[0]] * 2, tmp_path)

@@ -47,6 +47,30 @@ def test_arrays_that_do_not_fit_are_refused(images, labels, message):
         Films.from_arrays(images, labels, CLASSES)
 
 
+def test_misspelt_and_misplaced_arguments_are_named(films16):
+    with pytest.raises(ValueError, match="uint8 in .*float32"):
+        to_float(to_float(films16.images))  # twice would turn every film black
+    with pytest.raises(ValueError, match="splits are .*'tset'"):
+        films16.split("tset")
+    assert not len(films16.split("val"))
+    with pytest.raises(ValueError, match="patient"):
+        Films.from_arrays(films16.images, films16.labels, CLASSES, patient=films16.patients)
+    for labels in (films16.labels * 1.0, films16.index["class"].to_numpy(str)):
+        with pytest.raises(ValueError, match="labels must be positions"):
+            Films.from_arrays(films16.images, labels, CLASSES)
+    with pytest.raises(ValueError, match="batch_size"):
+        films16.batches(0)
+
+
+def test_a_stored_set_is_replaced_whole(films16, tmp_path):
+    save_films(films16, tmp_path)
+    (tmp_path / "train" / "mine.png").write_bytes(b"not of the set")
+    few = save_films(films16.first(2), tmp_path)
+    left = {path for path in tmp_path.rglob("*.png") if path.name != "mine.png"}
+    assert {str(path) for path in left} == set(few.index["path"])
+    assert (tmp_path / "train" / "mine.png").is_file()
+
+
 def test_selection_keeps_pixels_and_labels_together(films16):
     part = films16.only("normal", "covid").split("test")
     assert part.classes == ("covid", "normal") and len(part) == 8

@@ -123,6 +123,13 @@ def test_prepare_audit_and_models(real_or_simulated, tmp_path, capsys):
     table = pd.read_csv(tmp_path / "fresh" / "distances.csv")
     assert list(table) == ["filename", "nearest", "distance", "limit", "class"] and len(table) == 4
     assert len(load_films(tmp_path / "fresh")) == 4
+    words = ["synthesise", model, str(tmp_path / "fresh"), "--count", "2"]  # others, unscreened
+    assert main(words) == 0
+    left = {path.name for path in (tmp_path / "fresh").rglob("*.*")}
+    images = {"synthetic-00000.png", "synthetic-00001.png"}
+    assert left == images | {"index.csv", "about.json"}
+    assert main(["quality", str(tmp_path / "more"), str(tmp_path / "models" / "dcgan")]) == 1
+    assert "lacks the classes ['normal'" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -162,7 +169,7 @@ def test_an_evaluation_does_not_overwrite_a_run(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "words",
-    [["train", "x", "y", "--steps", "0"], ["run", "--seed", "-1"], ["compare", "--folds", "0"]],
+    [["train", "x", "y", "--steps", "0"], ["run", "--seed", "-1"], ["compare", "--folds", "1"]],
 )
 def test_numbers_out_of_range_are_refused_before_anything_begins(words, capsys):
     with pytest.raises(SystemExit):

@@ -84,6 +84,18 @@ def test_every_figure_is_a_page_wide_and_carries_the_banner(films16, name, tmp_p
     assert figure._repr_png_().startswith(b"\x89PNG")
 
 
+def test_what_keras_and_scikit_learn_return_is_plotted_too():
+    from kerasgan.classify import fit_steps
+
+    model = fit_steps("cnn", [(1.0, IMAGES, np.arange(len(IMAGES)) % 2)], 2, 1, 4)
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    x, y = np.zeros((4, *IMAGES.shape[1:])), np.array([0, 1, 0, 1])
+    fitted = model.fit(x, y, epochs=3, validation_data=(x, y), verbose=0)
+    lines = plots.plot_classifier_history(fitted).axes[0].get_lines()
+    assert [list(line.get_xdata()) for line in lines] == [[1, 2, 3]] * 2
+    assert "(n = 36)" in texts(plots.plot_confusion(np.eye(4) * 9, CLASSES))
+
+
 def test_axes_have_names_and_panels_say_n(films16):
     for name in ("intensities", "gan", "history", "curve", "scores"):
         for axis in FIGURES[name](films16).axes:

@@ -10,7 +10,14 @@ from kerasgan.compare import Arm, compare_arms
 from kerasgan.crossval import read_scores
 from kerasgan.films import save_films
 from kerasgan.mixes import CORE_ARMS, Mix
-from kerasgan.report import banner, summary_table, write_evaluation, write_report, write_rows
+from kerasgan.report import (
+    banner,
+    caution,
+    summary_table,
+    write_evaluation,
+    write_report,
+    write_rows,
+)
 from kerasgan.runs import Run, write_text
 
 
@@ -19,9 +26,8 @@ def run(films16, tmp_path_factory):
     from dataclasses import replace
 
     run = Run("a <b>", "smoke", "simulated", root=tmp_path_factory.mktemp("runs"))
-    films = replace(
-        films16, note="SIMULATED FILMS, not <patients>", skipped=(("x.ini", "no image"),)
-    )
+    facts = {"name": "simulated", "note": "SIMULATED FILMS, not <patients>"}
+    films = replace(films16, **facts, skipped=(("x.ini", "no image"),))
     save_films(films, run.path("films"))
     train, test = run.split()
     table = compare_arms([Arm("O1", "real")], train, test, epochs=2, batches=1, passes=2)
@@ -39,6 +45,10 @@ def test_the_report_is_one_page_by_itself(run):
     for text in ("not for diagnosis", "adults", "SIMULATED FILMS", "x.ini", "12 s", "O1"):
         assert text in page
     assert "<patients>" not in page and "<leak>" not in page and "&lt;leak&gt;" in page
+
+
+def test_other_peoples_films_do_not_carry_the_studys_confound(films16):
+    assert "ask the audit" in caution(films16) and "adults" not in caution(films16)
 
 
 def test_the_report_warns_where_films_are_told_without_their_lungs(run, films16, tmp_path):
