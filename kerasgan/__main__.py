@@ -78,7 +78,7 @@ def _parser():
     train.add_argument("folder", help="where checkpoints and best-<class>/ or dcgan-<class>/ go")
     train.add_argument("--size", type=int, default=64)
     train.add_argument("--width", type=_count, help="32 by default, 64 with --reference")
-    train.add_argument("--steps", type=_count, default=6_000, help="batches of 32, default 6000")
+    train.add_argument("--steps", type=_count, help="batches of 32, default 6000")
     train.add_argument("--seed", type=_seed, default=0)
     train.add_argument(
         "--encoder",
@@ -333,6 +333,13 @@ def _train(arguments):
     from kerasgan.runs import locked
     from kerasgan.sources import load_films
 
+    for_reference = arguments.reference is not None
+    best = ("steps", "encoder", "moments", "hog", "no_framing")
+    others = [name for name in (best if for_reference else ("epochs",)) if getattr(arguments, name)]
+    if others:
+        told = ", ".join(f"--{name.replace('_', '-')}" for name in others)
+        raise ValueError(f"{told}: not {'with' if for_reference else 'without'} --reference")
+    arguments.steps = arguments.steps or 6_000
     films = load_films(arguments.data, size=arguments.size)
     train = films.split("train").without_patients(set(films.split("test").patients))
     with locked(arguments.folder):
@@ -383,8 +390,8 @@ def _train_reference(train, arguments):
     for name in names:
         own = Films.concat([train.only(name), classic.only(name)])
         gan = reference_gan(train.size, width, paper.learning_rates, ema=paper.ema, seed=seed)
-        fit_gan(gan, own, epochs, folder / "gans" / name)
-        facts = {"kind": "dcgan", "epochs": epochs, "seed": seed}
+        history = fit_gan(gan, own, epochs, folder / "gans" / name)
+        facts = {"kind": "dcgan", "epochs": len(history), "seed": seed}
         facts["command"] = f"kerasgan train --reference {name} --epochs {epochs} --width {width}"
         print(save_generator(gan, folder / f"dcgan-{name}", train.only(name), half=True, **facts))
 
@@ -440,11 +447,11 @@ def _synthesise(arguments):
     labels = np.repeat(range(len(classes)), arguments.count)
     facts = {"name": f"samples of {card['name']}", "note": films.note if films else ""}
     facts["filenames"] = [f"synthetic-{i:05d}.png" for i in range(arguments.count)] * len(classes)
-    distances = Path(arguments.folder) / "distances.csv"
-    distances.unlink(missing_ok=True)  # of samples drawn there before
     made = save_films(
         Films.from_arrays(np.concatenate(images), labels, classes, **facts), arguments.folder
     )
+    distances = Path(arguments.folder) / "distances.csv"
+    distances.unlink(missing_ok=True)  # of samples drawn there before
     if tables:
         table = pd.concat(tables, ignore_index=True).drop(columns="flagged")
         table.insert(0, "filename", made.index["filename"])
@@ -571,6 +578,8 @@ def _compare(arguments):
     known = [*CLASSIFIERS, "transfer"]
     if unknown := set(classifiers) - set(known):
         raise ValueError(f"classifiers are {known}. Received: {sorted(unknown)}")
+    if arguments.encoder and "transfer" not in classifiers:
+        raise ValueError("--encoder is of --classifiers transfer; the GANs' is --gan-encoder")
     out = Path(arguments.out or arguments.folder)
     if (out / "stages").is_dir():
         raise ValueError(f"{out} holds a run, whose comparison.csv would be lost: choose another")
@@ -654,7 +663,6 @@ def _reproduction(arguments):
     if arguments.transfer and not first:
         encoder = transfer_encoder(arguments.transfer)
         fast = compare.reproduce_by_transfer(films, arguments.folder, sets, encoder)
-        save(None)
     table = together(
         compare.reproduce(
             films,

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from kerasgan.reading import read_square
-from kerasgan.runs import absolute, read_table, write_bytes, write_text
+from kerasgan.runs import absolute, read_json, read_table, write_bytes, write_text
 
 CLASSES = ("covid", "normal", "pneumonia_bac", "pneumonia_vir")
 COLUMNS = ("path", "filename", "class", "split", "patient")
@@ -510,40 +510,45 @@ def save_films(films, folder):
 
     Args:
         films: `Films` of one size.
-        folder: The folder, made if missing. A set stored there before is replaced.
+        folder: The folder, made if missing. A set of the same name stored there is replaced.
 
     Returns:
         The stored `Films`.
 
     Raises:
-        ValueError: If a file there, which is not of a stored set, would be overwritten.
+        ValueError: If the folder holds another set, prepared films, or a file of its own that would
+            be overwritten.
         OSError: If the folder cannot be written; no file is left half-written.
     """
     folder = absolute(folder)
-    paths, stored_before = stored_paths(films, folder), (folder / "about.json").is_file()
-    before = _stored_before(folder) if stored_before else set()
+    paths, before = stored_paths(films, folder), _stored_before(films, folder)
     for path, image in zip(paths, films.images, strict=True):
         content = cv2.imencode(".png", image)[1].tobytes()
         if path.exists():
             if path.read_bytes() == content:
                 continue
-            if not stored_before:
+            if before is None:
                 raise ValueError(f"{path} is another film: choose another folder, or delete it")
         write_bytes(path, content)
     index = films.index.assign(path=[str(path) for path in paths])
     index["filename"] = [path.name for path in paths]
     stored = replace(films, index=index, _pixels=dict(films._pixels))
     write_index(stored, folder)
-    for path in before - set(paths):
+    for path in (before or set()) - set(paths):
         path.unlink(missing_ok=True)
     return stored
 
 
-def _stored_before(folder):
-    """The films that the index of a stored set lists, all inside its folder."""
-    path = folder / "index.csv"
+def _stored_before(films, folder):
+    """The files of the set of this name stored in the folder, None if none; refuses any other."""
+    path, remedy = folder / "about.json", f"choose another folder, or delete {folder}"
     if not path.is_file():
+        return None
+    about = read_json(path, remedy)
+    if about.get("name") != films.name or "sources" in about:
+        raise ValueError(f"{folder} holds the films of {about.get('name')}: {remedy}")
+    if not (folder / "index.csv").is_file():  # stopped before it was whole
         return set()
-    index = read_table(path, f"delete {folder}, or choose another folder")
+    index = read_table(folder / "index.csv", remedy)
     rows = index.reindex(columns=["split", "class", "filename"]).fillna("").astype(str)
     return {folder / inner_path(*row) for row in rows.itertuples(index=False)}

@@ -501,9 +501,11 @@ def compare_films(
         DataFrame, as of `compare_sets`.
 
     Raises:
-        ValueError: If a generator lacks samples of a class.
+        ValueError: If a generator lacks samples of a class, or is called authors.
     """
     encoder = encoder or best_encoder()
+    if "authors" in fakes:
+        raise ValueError("authors names the published samples: call a generator something else")
     everyone = {**fakes, **({"authors": authors} if authors else {})}
     for name, sets in everyone.items():
         if missing := set(real.classes) - set(sets):

@@ -239,9 +239,9 @@ def _read_dicom(path):
             colour = np.ascontiguousarray(pixels[..., :3])
             return cv2.cvtColor(colour, cv2.COLOR_RGB2GRAY), remark
         values = apply_voi_lut(apply_modality_lut(pixels, data), data).astype(float)
+        low, high = _dicom_range(data)
     except Exception as error:
         raise ValueError(f"DICOM pixels cannot be read ({type(error).__name__}: {error})") from None
-    low, high = _dicom_range(data)
     grey = np.clip((values - low) / (high - low), 0, 1)
     if data.PhotometricInterpretation == "MONOCHROME1":
         grey = 1 - grey
@@ -250,9 +250,10 @@ def _read_dicom(path):
 
 def _dicom_range(data):
     """The range of values the stored bits, or the look-up table, can take after rescaling."""
-    if "VOILUTSequence" in data:
+    if data.get("VOILUTSequence"):
         return 0, 2 ** int(data.VOILUTSequence[0].LUTDescriptor[2]) - 1
     bits, signed = int(data.BitsStored), int(data.PixelRepresentation)
     limits = np.array([-(2 ** (bits - 1)), 2 ** (bits - 1) - 1] if signed else [0, 2**bits - 1])
-    ends = limits * float(data.get("RescaleSlope", 1)) + float(data.get("RescaleIntercept", 0))
-    return ends.min(), ends.max()
+    if "RescaleSlope" in data and "RescaleIntercept" in data:  # else pydicom does not rescale
+        limits = limits * float(data.RescaleSlope) + float(data.RescaleIntercept)
+    return limits.min(), limits.max()

@@ -283,6 +283,8 @@ def earlier_seeds(path, first, films):
     if not path.is_file():
         raise FileNotFoundError(f"no {path} to go on from: {remedy}")
     table = read_table(path, remedy)
+    if not {"data_hash", "seed"} <= set(table):
+        raise ValueError(f"{path} is no table of a reproduction: {remedy}")
     if list(table["data_hash"].unique()) != [films.split("train").hash[:16]]:
         raise ValueError(f"{path} is of other films: {remedy}, or give another --out")
     return table[table["seed"] < first]

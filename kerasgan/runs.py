@@ -372,7 +372,7 @@ def begin(folder, arms, absent=None, **facts):
     known = read_json(path, remedy) if path.is_file() else new
     if not all(isinstance(known.get(part), dict) for part in new):
         raise ValueError(f"{path} is damaged, or of a run of the notebooks: give another folder")
-    known["facts"] = {**(absent or {}), **known["facts"]}
+    known["facts"] = {**json.loads(json.dumps(absent or {})), **known["facts"]}
     for part in ("facts", "arms"):
         for name in new[part]:
             if name in known[part] and known[part][name] != new[part][name]:

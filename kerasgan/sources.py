@@ -33,7 +33,7 @@ _SPLITS = {  # names of split folders, and the splits they are
     "validation": "val",
 }
 NOT_LISTED = "an image that is not in the index"
-_JUNK = ("thumbs.db", "desktop.ini")  # and all that begins with a dot
+_NO_IMAGE = "not an image"
 _REMEDY = (
     "set KERASGAN_DATA to a folder that holds it, connect to the network, or choose DATA=simulated"
 )
@@ -76,6 +76,8 @@ def load_films(source="auto", size=None, patient_pattern=None, test_share=0.2, s
         ) from None
     if size is not None:
         check_size(size)
+    if patient_pattern and source in ("auto", "simulated", *COLLECTIONS):
+        raise ValueError(f"a pattern of patients is for folders of your own. Received: {source!r}")
     if source == "auto":
         try:
             return _collection(DEFAULT, size)
@@ -207,7 +209,8 @@ def _listed(folder, table, name, size):
     about = _about(folder)
     known = {path.resolve() for path in paths}
     extra = [path for path in _files(folder) if path.resolve() not in known]
-    skipped = [(str(path.relative_to(folder)), NOT_LISTED) for path in extra if _is_image(path)]
+    reasons = [NOT_LISTED if _is_image(path) else _NO_IMAGE for path in extra]
+    skipped = [(str(x.relative_to(folder)), why) for x, why in zip(extra, reasons, strict=True)]
     index = table.assign(path=[str(path.resolve()) for path in paths])
     if "patient" not in index:
         index["patient"] = ""
@@ -219,6 +222,8 @@ def _films(index, name, size, skipped, about=None):
     index = index[list(COLUMNS)].reset_index(drop=True)
     index["split"] = [_SPLITS.get(name.lower(), name) for name in index["split"]]
     classes = tuple(sorted(index["class"].unique()))
+    if "macro" in classes:
+        raise ValueError("no class may be called macro, as the mean of the classes is: rename it")
     if size is None:
         size = about.get("size") or _common_size(index["path"])
     skipped = (*map(tuple, about.get("skipped", ())), *skipped)
@@ -264,7 +269,7 @@ def _files(folder):
         if path.is_file()
         and not (path.parent == folder and path.name in (*_TABLES, "about.json"))
         and not path.name.endswith(".partial")
-        and not (path.name.startswith(".") or path.name.lower() in _JUNK)
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
 
 
@@ -348,7 +353,7 @@ def _read_table(path):
 
 def _scan(folder):
     """Indexes `split/class/*` or `class/*`: the films, and the files passed over."""
-    tops = sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+    tops = _folders(folder)
     splits = [path.name for path in tops if path.name.lower() in _SPLITS]
     split = bool(splits)
     if split and len(splits) < len(tops):
@@ -359,11 +364,11 @@ def _scan(folder):
         )
     rows, skipped = [], []
     for top in tops:
-        for kind in sorted(p for p in top.iterdir() if p.is_dir()) if split else [top]:
+        for kind in _folders(top) if split else [top]:
             found = 0
             for path in _files(kind):
                 if not _is_image(path):
-                    skipped.append((str(path.relative_to(folder)), "not an image"))
+                    skipped.append((str(path.relative_to(folder)), _NO_IMAGE))
                     continue
                 where = top.name if split else ""
                 name = path.relative_to(kind).as_posix()
@@ -378,6 +383,10 @@ def _scan(folder):
             f"{folder.resolve()} holds no class folders with images: one folder per class is needed"
         )
     return pd.DataFrame(rows, columns=COLUMNS), skipped
+
+
+def _folders(folder):
+    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
 
 
 def _is_image(path):

@@ -179,8 +179,9 @@ def write_model(model, path):
 
     Args:
         model: The model.
-        path: The file's path, in a folder that exists.
+        path: The file's path; its folder is made.
     """
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     plain, partial = (Path(path).with_name(f"{name}.keras") for name in ("plain", "partial"))
     try:
         model.save(plain)

@@ -120,8 +120,11 @@ def load_samples(path, classes, count=1000):
     sets = {name: sets[name] for name in classes}
     sets = {name: x[..., None] if x.ndim == 3 else x for name, x in sets.items()}
     shapes = {name: (x.dtype.name, *x.shape[1:]) for name, x in sets.items()}
-    if len(set(shapes.values())) > 1:
-        raise ValueError(f"{path}: the classes' images differ in size or dtype: {shapes}")
+    if len(set(shapes.values())) > 1 or any(x.ndim != 4 or not len(x) for x in sets.values()):
+        raise ValueError(
+            f"{path}: each class needs images (n, h, h), n above 0, all of one size and dtype. "
+            f"Received: {shapes}"
+        )
     images = np.concatenate(list(sets.values()))
     labels = np.repeat(np.arange(len(classes)), [len(sets[name]) for name in classes])
     return Films.from_arrays(images, labels, classes, name=f"samples of {path}")

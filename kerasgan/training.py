@@ -155,14 +155,14 @@ def fit_gan(gan, films, epochs, folder, batch_size=32, every=10, grids=8):
 
     Raises:
         FloatingPointError: If the training produced NaN; the last good checkpoint is kept.
-        ValueError: If the folder's training is of other films, seed, `moments`, `hog` or another
-            network, or a class has no films to hold its samples to.
+        ValueError: If the folder's training is of other films, another seed, recipe (loss, rates,
+            augmentation and the like) or network, or a class has no films to hold its samples to.
     """
     folder = Path(folder)
     if is_chief(gan):  # of several workers that share the folder, one writes
         facts = {"films": films.hash, "seed": gan.seed, "batch_size": batch_size}
-        held = {name: getattr(gan, name) for name in HELD}
-        begin(folder, {}, dict.fromkeys(held, 0.0), **facts, **held)
+        held, recipe = {name: getattr(gan, name) for name in HELD}, _recipe(gan)
+        begin(folder, {}, {**dict.fromkeys(held, 0.0), **recipe}, **facts, **held, **recipe)
     checkpoint, stop = Checkpoint(folder / "checkpoint", every), StopOnNaN()
     first = checkpoint.restore(gan)
     if first < epochs:
@@ -184,6 +184,18 @@ def fit_gan(gan, films, epochs, folder, batch_size=32, every=10, grids=8):
     if stop.reason:
         raise FloatingPointError(f"{stop.reason}. The last good state is in {folder}")
     return pd.DataFrame(checkpoint.history)
+
+
+def _recipe(gan):
+    """What else a training must go on with: loss, rates, augmentation, penalties, averaging."""
+    optimizers = gan.generator_optimizer, gan.discriminator_optimizer
+    own = gan.augment.get_config() if gan.augment is not None else {}
+    return {
+        "loss": getattr(gan.gan_loss, "__name__", str(gan.gan_loss)),
+        "rates": [optimizer.get_config()["learning_rate"] for optimizer in optimizers],
+        "augment": {name: own[name] for name in own if name not in ("name", "dtype", "trainable")},
+        **{name: getattr(gan, name) for name in ("ema", "r1", "r2", "penalty_every")},
+    }
 
 
 def fit_best(films, steps, folder, width=32, encoder=None, seed=0, **changes):

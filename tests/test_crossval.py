@@ -273,6 +273,9 @@ def test_filters_keep_the_better_half(films):
 def test_a_class_can_be_left_out(films):
     _, _, labels = training_sets(PROBES[1], films, None, 0)[0]
     assert films.classes.index("covid") not in labels and len(labels) == 27
+    twice = Mix("x", "duplicated", duplicated=1, without="covid")
+    _, _, labels = training_sets(twice, films, None, 0)[0]
+    assert films.classes.index("covid") not in labels and len(labels) == 54
 
 
 def test_the_probe_sees_no_lungs(films):

@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import cv2
@@ -16,6 +17,7 @@ from kerasgan.films import (
     to_float,
     to_uint8,
 )
+from kerasgan.preparation import prepare
 from kerasgan.sources import load_films
 
 
@@ -69,6 +71,15 @@ def test_a_stored_set_is_replaced_whole(films16, tmp_path):
     left = {path for path in tmp_path.rglob("*.png") if path.name != "mine.png"}
     assert {str(path) for path in left} == set(few.index["path"])
     assert (tmp_path / "train" / "mine.png").is_file()
+    for other in (dataclasses.replace(few, name="other"), films16.only("covid")):
+        folder = tmp_path
+        if other.name == films16.name:  # prepared films are nobody's to replace
+            folder = tmp_path / "prepared"
+            prepare(films16, folder, 16)
+        kept = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        with pytest.raises(ValueError, match="holds the films of sixteen: choose another folder"):
+            save_films(other, folder)
+        assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == kept
 
 
 def test_selection_keeps_pixels_and_labels_together(films16):
@@ -208,6 +219,7 @@ def test_a_stored_set_is_brought_up_to_date_and_a_foreign_film_is_not_touched(fi
         CLASSES,
         split=list(films16.index["split"]),
         filenames=list(films16.index["filename"]),
+        name=films16.name,
     )
     save_films(changed, tmp_path / "own")
     assert load_films(tmp_path / "own").hash == changed.hash

@@ -21,7 +21,7 @@ from PIL import Image
 from test_reading import GREY, dicom
 
 import kerasgan
-from kerasgan.__main__ import _samples, main
+from kerasgan.__main__ import main
 from kerasgan.callbacks import Checkpoint
 from kerasgan.films import Films, save_films
 from kerasgan.networks import build_generator
@@ -31,6 +31,7 @@ from kerasgan.reading import image_size, read_square, read_with_remark
 from kerasgan.runs import Run
 from kerasgan.sources import load_films
 from kerasgan.store import list_models, load_model, read_card, save_generator
+from kerasgan.synthesis import load_samples
 
 EXAMPLES = [10, pytest.param(1000, marks=pytest.mark.slow)]
 PACKAGE = Path(kerasgan.__file__).parent
@@ -276,8 +277,9 @@ def test_samples_by_class(count):
     def check(folder, content):
         path = write(folder, {"samples.npz": content}) / "samples.npz"
         with clear_error():
-            for images in _samples(str(path), ("a", "b")).values():
-                stretch(images)
+            samples = load_samples(path, ("a", "b"))
+            for kind in samples.classes:
+                stretch(samples.only(kind).images)
 
     fuzz(count, check, contents)
 

@@ -54,15 +54,15 @@ def test_a_second_call_does_what_is_missing_only(raw, tmp_path):
 def test_unreadable_files_are_named_and_passed_over(raw, tmp_path):
     (raw / "a" / "broken.png").write_bytes(b"\x89PNG\r\n")
     (raw / "a" / "zero.png").touch()
-    (raw / "a" / "notes.txt").write_text("x")
-    for name in ("desktop.ini", ".DS_Store", "._one.png"):  # of the system's own, and no news
+    (raw / "a" / "desktop.ini").write_text("x")
+    for name in (".DS_Store", "._one.png"):  # hidden, and no news
         (raw / "a" / name).write_text("x")
     films = prepare(load_films(raw), tmp_path / "out", 16)
     assert len(films) == 6
     assert {name.split("/")[-1] for name, _ in films.skipped} == {
         "broken.png",
         "zero.png",
-        "notes.txt",
+        "desktop.ini",
     }
     stored = load_films(tmp_path / "out")
     assert len(stored) == 6 and len(stored.skipped) == 3

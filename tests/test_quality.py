@@ -462,6 +462,12 @@ def test_a_model_that_is_no_plain_encoder_is_refused(tmp_path):
         quality.Encoder.keras(tmp_path / "cut.keras")
 
 
+def test_the_published_samples_name_is_theirs_alone(films16):
+    sets = {name: films16.only(name).images for name in films16.classes}
+    with pytest.raises(ValueError, match="call a generator something else"):
+        quality.compare_films(films16, {"authors": sets}, quality.Encoder.hog())
+
+
 @pytest.mark.parametrize("fake", [films(20, size=16), films(5)])
 def test_sets_that_cannot_be_compared_are_named(fake):
     with pytest.raises(ValueError, match="at least 12 images.*Received: ours of all"):

@@ -108,6 +108,17 @@ def test_dicom_by_window_and_by_bits(tmp_path):
     assert image_size(tmp_path / "c") == GREY.shape
 
 
+def test_dicom_with_odd_tags_is_read_or_refused(tmp_path):
+    pixels = (GREY.astype("<u2") * 16).astype("<u2")
+    plain = read_film(dicom(tmp_path / "a.dcm", pixels))
+    half = dicom(tmp_path / "b.dcm", pixels, RescaleSlope=2)  # pydicom rescales by both or not
+    np.testing.assert_array_equal(read_film(half), plain)
+    empty = dicom(tmp_path / "c.dcm", pixels, VOILUTSequence=[])
+    np.testing.assert_array_equal(read_film(empty), plain)
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_film(dicom(tmp_path / "d.dcm", pixels, RescaleSlope=None, RescaleIntercept=0))
+
+
 def test_dicom_of_many_frames_and_deflated_ones(tmp_path):
     pixels = GREY.astype("<u2")
     two = np.stack([pixels, 4095 - pixels])

@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 
 from kerasgan import sources
+from kerasgan.films import save_films
+from kerasgan.phantom import simulate_films
 from kerasgan.sources import Unavailable, load_films, manifest
 
 
@@ -181,6 +183,24 @@ def test_class_folders_get_a_split_that_is_kept(tmp_path):
     }
     again = load_films(tmp_path, seed=5)  # kept, not made anew
     assert again.index["split"].tolist() == films.index["split"].tolist()
+
+
+def test_hidden_folders_and_a_class_called_macro(tmp_path):
+    save_films(simulate_films(4, size=16, test_per_class=0), tmp_path / "films")
+    for name in ("index.csv", "about.json"):
+        (tmp_path / "films" / name).unlink()
+    film = next((tmp_path / "films").rglob("*.png"))
+    for hidden in (film.parent, film.parent.parent):
+        (hidden / ".ipynb_checkpoints").mkdir()
+        (hidden / ".ipynb_checkpoints" / "copy.png").write_bytes(film.read_bytes())
+    films = load_films(tmp_path / "films", keep=False)
+    assert len(films) == 16 and not films.skipped and len(films.classes) == 4
+    assert not (tmp_path / "films" / "index.csv").exists()
+    film.parent.rename(film.parent.with_name("macro"))
+    with pytest.raises(ValueError, match="no class may be called macro"):
+        load_films(tmp_path / "films")
+    with pytest.raises(ValueError, match="folders of your own"):
+        load_films("simulated", patient_pattern="x")
 
 
 def test_split_folders_are_taken_as_they_are(tmp_path):

@@ -67,7 +67,7 @@ def test_samples_that_do_not_fit_are_named(films16, tmp_path):
     with pytest.raises(ValueError, match="lacks the classes \\['normal'"):
         load_samples(tmp_path / "few.npz", CLASSES)
     np.savez(tmp_path / "mixed.npz", **{**sets, "covid": sets["covid"][:, :8, :8]})
-    with pytest.raises(ValueError, match="differ in size or dtype"):
+    with pytest.raises(ValueError, match="all of one size and dtype"):
         load_samples(tmp_path / "mixed.npz", CLASSES)
     np.savez(tmp_path / "colour.npz", **{name: x.repeat(3, axis=-1) for name, x in sets.items()})
     with pytest.raises(ValueError, match=r"\(n, h, h, 1\)"):

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -30,6 +32,18 @@ def test_a_training_of_other_films_is_not_gone_on_with(films16, tmp_path):
     for films, seed in ((films16.only("normal"), 0), (films16.only("covid"), 1)):
         with pytest.raises(ValueError, match="was begun with"):
             fit_gan(reference_gan(16, 2, seed=seed), films, 2, tmp_path)
+
+
+def test_a_training_of_another_recipe_is_not_gone_on_with(films16, tmp_path):
+    fit_gan(best_gan(16, 2, steps=10), films16, 1, tmp_path)
+    for changes in ({"steps": 20}, {"policy": ("cutout",)}, {"loss": "hinge"}, {"ema": 0.9}):
+        with pytest.raises(ValueError, match="was begun with"):
+            fit_gan(best_gan(16, 2, **{"steps": 10, **changes}), films16, 2, tmp_path)
+    settings = tmp_path / "settings.json"
+    known = json.loads(settings.read_text())
+    known["facts"] = {name: known["facts"][name] for name in ("films", "seed", "batch_size")}
+    settings.write_text(json.dumps(known))  # as an older version wrote it: goes on
+    assert len(fit_gan(best_gan(16, 2, steps=10), films16, 2, tmp_path)) == 2
 
 
 def test_a_change_of_the_best_recipe_is_a_word():
