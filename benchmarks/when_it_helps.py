@@ -20,7 +20,7 @@ from kerasgan import plots
 from kerasgan.crossval import parallel, read_scores, run_fold
 from kerasgan.mixes import Mix
 from kerasgan.phantom import simulate_films
-from kerasgan.runs import begin, write_text
+from kerasgan.runs import begin, locked, write_text
 
 COLUMNS = ["films", "ratio", "arm", "classifier", "training_set", "class", "metric", "value"]
 COLUMNS += ["data_hash"]
@@ -144,7 +144,8 @@ def main(words=None):
     parser.add_argument("--most", type=int, default=20, help="training sets a point, at most")
     parser.add_argument("--jobs", type=int, default=1, help="training sets at a time")
     arguments = parser.parse_args(words)
-    table, test = measure(arguments)
+    with locked(arguments.folder):
+        table, test = measure(arguments)
     figures = Path(arguments.out) / "figures"
     figures.mkdir(parents=True, exist_ok=True)
     points = gains(table)

@@ -28,6 +28,7 @@ from kerasgan.scores import (
     minimum_detectable_effect,
 )
 
+POOLED = ("sensitivity_bootstrap", "accuracy_mcnemar")  # contrasts of films, not of folds
 CODE = "3"  # part of the cache key of a fold's GAN: raise it when the training recipe changes
 BASELINES = ("HOG + SVM", "border only", "histogram only")
 PRIMARY = ("classic + synthetic", "classic + duplicated")
@@ -485,8 +486,14 @@ def contrasts(scores, n_train, n_test, predictions=None, classifier=None, contro
         & (table["metric"] == "sensitivity")
     )
     table.insert(9, "p_adjusted", table["p"])
-    secondary = ~table["primary"]
-    table.loc[secondary, "p_adjusted"] = holm(table.loc[secondary, "p"])
+    return adjusted(table)
+
+
+def adjusted(table):
+    """Returns a table of `contrasts` with all p-values but the primary's adjusted by Holm."""
+    others = ~table["primary"]
+    table = table.assign(p_adjusted=table["p"])
+    table.loc[others, "p_adjusted"] = holm(table.loc[others, "p"])
     return table
 
 

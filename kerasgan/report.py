@@ -162,8 +162,8 @@ def write_evaluation(films, folder, out, n_splits, classifier, go_on=False):
             `figures/comparison-<classifier>-*`; rows of other classifiers on the same films stay.
         n_splits: Folds a repeat.
         classifier: The classifier of the primary contrast.
-        go_on: Whether the folds that `out` has of earlier repeats count for the t-tests, too; what
-            is of predictions (bootstrap, McNemar, levels) is of the folder's alone.
+        go_on: Whether to go on from the earlier repeats that `out` has: the t-tests are then of all
+            folds; what is of predictions (bootstrap, McNemar, levels, the other figures) stays.
 
     Returns:
         `(comparison, statistics)`, the two tables.
@@ -180,13 +180,21 @@ def write_evaluation(films, folder, out, n_splits, classifier, go_on=False):
         comparison = known[known["classifier"].isin(comparison["classifier"])]
     predictions = crossval.read_predictions(folder)
     sizes = len(films) - n_test, n_test
-    statistics = crossval.contrasts(comparison, *sizes, predictions, classifier)
-    write_rows(out, "statistics", statistics, go_on)
-    write_rows(out, "levels", crossval.levels(predictions), go_on)
+    if go_on:
+        tests = crossval.contrasts(comparison, *sizes, None, classifier)
+        before = read_table(out / "statistics.csv", "evaluate from repeat 0")
+        own = before["classifier"].isin(tests["classifier"]) & before["metric"].isin(
+            crossval.POOLED
+        )
+        statistics = crossval.adjusted(pd.concat([tests, before[own]], ignore_index=True))
+    else:
+        statistics = crossval.contrasts(comparison, *sizes, predictions, classifier)
+        write_rows(out, "levels", crossval.levels(predictions))
+    write_rows(out, "statistics", statistics)
     confusions, bins = {}, {}
-    for arm in (crossval.PRIMARY[1], crossval.PRIMARY[0], "HOG + SVM"):
+    for arm in () if go_on else (crossval.PRIMARY[1], crossval.PRIMARY[0], "HOG + SVM"):
         # One repeat: a film predicted in each of many would be counted as many films.
-        own = predictions.query("arm == @arm and repeat == repeat.min() and seed == 0")
+        own = predictions.query("arm == @arm and repeat == 0 and seed == 0")
         own = own[own["classifier"].isin([classifier, "scikit-learn"])]
         if len(own):
             labels = [films.classes.index(name) for name in own["class"]]
@@ -215,8 +223,8 @@ def write_rows(out, name, table, go_on=False):
         out: Folder of the evaluations' tables.
         name: `"comparison"`, first of all, or another, which keeps the classifiers it has.
         table: The table.
-        go_on: Whether rows of its own classifiers that it lacks stay as well, such as those of
-            earlier repeats.
+        go_on: Whether a comparison's rows of its own classifiers that it lacks stay as well, such
+            as those of earlier repeats.
 
     Returns:
         The table as written.
@@ -237,23 +245,18 @@ def write_rows(out, name, table, go_on=False):
     return table
 
 
-_ROW = ["arm", "kind", "control", "classifier", "repeat", "fold", "seed", "class", "metric"]
-
-
 def _beside(before, table, known, go_on):
     replaced = {part for name in set(table["classifier"]) for part in name.split(" + ")}
     replaced -= {"scikit-learn"}  # baselines belong to all
     stays = np.array([replaced.isdisjoint(name.split(" + ")) for name in before["classifier"]])
+    keys = [name for name in table if name not in ("value", "data_hash")]
     if go_on:
-        row = [name for name in _ROW if name in table]
-        new = pd.MultiIndex.from_frame(table[row])
-        stays |= ~pd.MultiIndex.from_frame(before[row]).isin(new)
-        known = known | replaced
+        rows = (pd.MultiIndex.from_frame(each[keys]) for each in (before, table))
+        stays |= ~next(rows).isin(next(rows))
     kept = before[stays]
     if "data_hash" not in table:
         return pd.concat([kept[kept["classifier"].isin(known - {"scikit-learn"})], table])
     both = pd.concat([kept, table], ignore_index=True)
-    keys = [name for name in both if name not in ("value", "data_hash")]
     values = both.round({"value": 9}).groupby(keys)["value"]
     if both["data_hash"].nunique() > 1 or (values.nunique() > 1).any():
         if go_on:

@@ -450,9 +450,10 @@ def check_trained_on(card, films, held_out=None):
             f"generator {card['name']} was trained on patients of the test films: "
             f"{', '.join(seen[:5])}; train it on the training films alone"
         )
-    if card["data"]["hash"] != films.hash:
+    data = card["data"]
+    if data.get("hash") != films.hash:
         raise ValueError(
-            f"generator {card['name']} was trained on other films ({card['data']['name']}, "
-            f"{card['data']['films']} films) than this comparison's ({films.name}, {len(films)} "
+            f"generator {card['name']} was trained on other films ({data.get('name')}, "
+            f"{data.get('films')} films) than this comparison's ({films.name}, {len(films)} "
             "films); train one on these"
         )

@@ -125,7 +125,11 @@ def no_loss(real, fake):
 def test_losses_by_name_and_by_function(films16, loss):
     gan = small_gan(compiled=False)
     gan.compile(keras.optimizers.Adam(1e-3), keras.optimizers.Adam(1e-3), loss=loss)
-    gan.fit(films16.batches(16), verbose=0)
+    before = [np.array(weights) for weights in gan.generator.get_weights()]
+    history = gan.fit(films16.batches(16), verbose=0).history
+    assert np.isfinite([history["g_loss"], history["d_loss"]]).all()
+    pairs = zip(before, gan.generator.get_weights(), strict=True)
+    assert any((old != new).any() for old, new in pairs)
 
 
 def test_a_conditional_gan_draws_the_class_it_is_asked_for(films16):

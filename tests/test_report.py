@@ -124,6 +124,13 @@ def test_an_evaluation_becomes_tables_and_figures(films16, tmp_path):
     stored = pd.read_csv(tmp_path / "again" / "statistics.csv")
     assert "synthetic only" in set(stored[stored["n"] == len(films16)]["arm"])
     assert not stored.duplicated(["arm", "metric", "classifier"]).any()
+    pooled = stored["metric"].isin(["sensitivity_bootstrap", "accuracy_mcnemar"])
+    kept = statistics["metric"].isin(["sensitivity_bootstrap", "accuracy_mcnemar"])
+    columns = ["arm", "metric", "difference", "low", "high", "p"]
+    was = statistics[kept][columns].reset_index(drop=True)
+    pd.testing.assert_frame_equal(stored[pooled][columns].reset_index(drop=True), was)
+    same = pd.read_csv(tmp_path / "again" / "levels.csv")
+    pd.testing.assert_frame_equal(same, pd.read_csv(tmp_path / "out" / "levels.csv"))
     with pytest.raises(ValueError, match="of other films"):
         later = scores[scores["repeat"] == 1].assign(data_hash="other")
         write_rows(tmp_path / "again", "comparison", later, go_on=True)
