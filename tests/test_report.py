@@ -172,7 +172,7 @@ def test_baselines_of_a_fold_stand_once_and_tell_other_folds(tmp_path):
         return pd.read_csv(tmp_path / "comparison.csv")
 
     written(rows("resnet", (0, 1, 2), 1 / 3))
-    both = written(rows("transfer", (0,), 1 / 3))
+    both = written(rows("transfer", (0,), 1 / 3 + 1e-7))  # on another processor
     assert both["classifier"].value_counts().to_dict() == {
         **{"resnet": 3, "scikit-learn": 3, "transfer": 1}
     }
