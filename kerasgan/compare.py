@@ -327,7 +327,7 @@ _OPTIONS = {"epochs": 750, "batches": 4, "double_softmax": False, "passes": 100}
 
 
 def _check_split(train, test, protocol):
-    shared = {p for p in train.patients if p} & {p for p in test.patients if p}
+    shared = set(train.patients) & set(test.patients)
     if shared and protocol != "reference":
         raise ValueError(
             f"patients on both sides of the split: {', '.join(sorted(shared))}; take them out of "

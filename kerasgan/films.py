@@ -417,10 +417,10 @@ def epoch_numbers(first_epoch=0):
     return numbers.with_options(options)
 
 
-def check_size(size):
-    """Raises `ValueError` unless `size` is a power of two from 16 to 256."""
-    if not isinstance(size, int | np.integer) or not 16 <= size <= 256 or size & (size - 1):
-        raise ValueError(f"size must be a power of two from 16 to 256. Received: size={size!r}")
+def check_size(size, most=256):
+    """Raises `ValueError` unless `size` is a power of two from 16 to `most`."""
+    if not isinstance(size, int | np.integer) or not 16 <= size <= most or size & (size - 1):
+        raise ValueError(f"size must be a power of two from 16 to {most}. Received: size={size!r}")
 
 
 def inner_path(*parts):

@@ -8,6 +8,8 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
+from kerasgan.films import check_size
+
 _MAX_MULTIPLE = 8  # widest layer of the DCGAN, in multiples of `width`
 _PLACES = 8  # latents that frame the canvas: a shift, a scale and two bends along each axis
 _DRAWING = (
@@ -21,8 +23,7 @@ _DRAWING = (
 
 def _levels(size):
     """Number of halvings from `size` down to 4 x 4."""
-    if not isinstance(size, int) or size < 16 or size > 512 or size & (size - 1):
-        raise ValueError(f"size must be a power of two from 16 to 512. Received: size={size!r}")
+    check_size(size, most=512)
     return int(math.log2(size)) - 2
 
 
