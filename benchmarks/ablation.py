@@ -98,7 +98,7 @@ def main():
         parser.error("variants called projected need --features, not the encoder that measures")
     encoder = quality.Encoder.keras(given.encoder) if given.encoder else quality.best_encoder()
     films = kg.load_films(given.data, size=given.size)
-    train = films.split("train").without_patients(set(films.split("test").patients))
+    train, _ = films.train_test()
     seen, held_out = next(train.folds(5, seed=given.seed))
     facts = {"size": given.size, "steps": given.steps, "seed": given.seed, "n": len(seen)}
     facts |= {"framing": not given.no_framing, "encoder": encoder.name, "moments": 0.0, "hog": 0.0}

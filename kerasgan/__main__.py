@@ -341,7 +341,7 @@ def _train(arguments):
         raise ValueError(f"{told}: not {'with' if for_reference else 'without'} --reference")
     arguments.steps = arguments.steps or 6_000
     films = load_films(arguments.data, size=arguments.size)
-    train = films.split("train").without_patients(set(films.split("test").patients))
+    train, _ = films.train_test()
     with locked(arguments.folder):
         (_train_best if arguments.reference is None else _train_reference)(train, arguments)
 
@@ -465,8 +465,8 @@ def _synthesise(arguments):
 
 def _warn_of_other_films(card, films):
     """Says so where a screen's films are not those that the generator was trained on."""
-    own = films.only(*(name for name in card["classes"] if name in films.classes)).split("train")
-    rest = own.without_patients(set(films.split("test").patients))
+    films = films.only(*(name for name in card["classes"] if name in films.classes))
+    own, (rest, _) = films.split("train"), films.train_test()
     if card["data"].get("hash") not in (own.hash, rest.hash):
         print(
             f"WARNING: {card['name']} was trained on other films ({card['data'].get('films')} of "
@@ -485,8 +485,7 @@ def _quality(arguments):
         raise ValueError(f"generated sets need names of their own. Received: {arguments.fake}")
     size = next(iter(fakes.values()))[classes[0]].shape[1]
     films = load_films(arguments.real, size=size)
-    real, test = films.split("train"), films.split("test")
-    real = real.without_patients(set(test.patients))
+    real, test = films.train_test()
     authors = _by_class(arguments.authors, real.classes) if arguments.authors else None
     encoder = [_encoder(name) for name in arguments.encoder or [None]]
     discriminators = {}

@@ -256,6 +256,15 @@ class Films:
             raise ValueError(f"splits are {sorted(known - {''})}. Received: {name!r}")
         return self.take((self.index["split"] == name).to_numpy())
 
+    def train_test(self):
+        """Returns the training and the test films; a patient on both sides is in test alone.
+
+        Returns:
+            `(train, test)`, two `Films`; without a test split all of `train`, and none.
+        """
+        train, test = self.split("train"), self.split("test")
+        return train.without_patients(set(test.patients)), test
+
     def only(self, *classes):
         """Returns the films of these classes alone, relabelled.
 

@@ -242,14 +242,13 @@ class Run:
             ValueError: If one side is empty.
         """
         films = self.films()
-        train, test = films.split("train"), films.split("test")
+        together = self.profile.protocol == "patient"
+        train, test = films.train_test() if together else map(films.split, ("train", "test"))
         if not len(train) or not len(test):
             raise ValueError(
                 f"{films.name} has {len(train)} training and {len(test)} test films; both are "
                 "needed. Make train/ and test/ folders, or an index.csv whose column split says so"
             )
-        if self.profile.protocol == "patient":
-            train = train.without_patients(set(test.patients))
         return train, test
 
     @property

@@ -31,8 +31,7 @@ SHORT = {"epochs": 3, "batches": 2, "passes": 4}
 
 @pytest.fixture(scope="module")
 def sides(films16):
-    train, test = films16.split("train"), films16.split("test")
-    return train.without_patients(set(test.patients)), test
+    return films16.train_test()
 
 
 @pytest.fixture(scope="module")

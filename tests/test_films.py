@@ -104,6 +104,17 @@ def test_patients_leave_whole(films16):
     assert gone not in rest.patients and len(rest) == len(films16) - 2
 
 
+def test_a_patient_on_both_sides_is_in_test_alone():
+    split, patients = ["train", "train", "test", "train"], ["a", "b", "a", "c"]
+    films = Films.from_arrays(
+        np.zeros((4, 16, 16), np.uint8), [0, 0, 1, 1], CLASSES[:2], patients=patients, split=split
+    )
+    train, test = films.train_test()
+    assert [*train.patients] == ["b", "c"] and [*test.patients] == ["a"]
+    alone, none = films.take([1, 3]).train_test()
+    assert len(alone) == 2 and not len(none)
+
+
 def test_unknown_patients_are_one_per_film():
     films = Films.from_arrays(np.zeros((4, 16, 16), np.uint8), [0, 0, 1, 1], CLASSES[:2])
     assert len(set(films.patients)) == 4
@@ -239,7 +250,7 @@ def test_films_of_equal_names_on_both_sides_are_of_different_patients(tmp_path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 cv2.imwrite(str(path), np.full((16, 16), 9 * i, np.uint8))
     films = load_films(tmp_path, size=16)
-    train = films.split("train").without_patients(set(films.split("test").patients))
+    train, _ = films.train_test()
     assert len(train) == 6 and len(set(films.patients)) == len(films) == 10
 
 
