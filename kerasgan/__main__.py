@@ -478,15 +478,16 @@ def _quality(arguments):
     from kerasgan import plots, quality, report
     from kerasgan.sources import load_films
     from kerasgan.store import load_safely
+    from kerasgan.synthesis import load_samples
 
     classes = load_films(arguments.real).classes
-    fakes = {Path(path).stem: _by_class(path, classes) for path in arguments.fake}
-    if len(fakes) < len(arguments.fake):
+    samples = {Path(path).stem: load_samples(path, classes) for path in arguments.fake}
+    if len(samples) < len(arguments.fake):
         raise ValueError(f"generated sets need names of their own. Received: {arguments.fake}")
-    size = next(iter(fakes.values()))[classes[0]].shape[1]
-    films = load_films(arguments.real, size=size)
+    fakes = {name: _by_class(drawn) for name, drawn in samples.items()}
+    films = load_films(arguments.real, size=next(iter(samples.values())).size)
     real, test = films.train_test()
-    authors = _by_class(arguments.authors, real.classes) if arguments.authors else None
+    authors = _by_class(load_samples(arguments.authors, classes)) if arguments.authors else None
     encoder = [_encoder(name) for name in arguments.encoder or [None]]
     discriminators = {}
     if arguments.discriminator:
@@ -501,34 +502,29 @@ def _quality(arguments):
         figure = plots.plot_quality(table)
         plots.save_figure(figure, Path(arguments.out).with_suffix(".png"))
         copies = Path(arguments.out).with_suffix(".copies.csv")
-        write_text(copies, _near_copies(real, fakes).to_csv(index=False))
+        write_text(copies, _near_copies(real, samples).to_csv(index=False))
     if arguments.cards:
         _add_scores(arguments.fake, table)
     shown = table.to_string(index=False, float_format="{:.3g}".format)
     print(f"{shown}\n\n{report.caution(films)}")
 
 
-def _by_class(path, classes):
-    from kerasgan.synthesis import load_samples
-
-    samples = load_samples(path, classes)
-    return {name: samples.only(name).images for name in classes}
+def _by_class(samples):
+    return {name: samples.only(name).images for name in samples.classes}
 
 
-def _near_copies(real, fakes):
+def _near_copies(real, samples):
     """The generated images that the screen takes for copies, and the film each is nearest to."""
     import pandas as pd
 
-    from kerasgan.quality import memorization
+    from kerasgan.synthesis import screen
 
     tables = []
-    for name, sets in fakes.items():
-        for kind in real.classes:
-            own = real.only(kind)
-            found = memorization(sets[kind], own.images, patients=own.patients)
-            found.insert(0, "film", own.index["filename"].to_numpy()[found["nearest"]])
-            found.insert(0, "sample", range(len(found)))
-            tables.append(found[found["flagged"]].assign(generator=name, **{"class": kind}))
+    for name, drawn in samples.items():
+        found = screen(drawn, real, per_class=None).assign(generator=name)
+        found["sample"] = found.groupby("class").cumcount()
+        found["film"] = real.index["filename"].to_numpy()[found["nearest"]]
+        tables.append(found[found["flagged"]])
     columns = ["generator", "class", "sample", "film", "distance", "limit"]
     return pd.concat(tables, ignore_index=True)[columns]
 

@@ -177,10 +177,10 @@ def screen(samples, training, per_class=100):
     Args:
         samples: The synthetic `Films`.
         training: The training `Films`.
-        per_class: Samples of each class looked at, the first ones.
+        per_class: Samples of each class looked at, the first ones; `None`: all.
 
     Returns:
-        DataFrame `class, sample, nearest, distance, flagged`: positions in `samples` and
+        DataFrame `class, sample, nearest, distance, limit, flagged`: positions in `samples` and
         `training`, and the verdict of `kerasgan.quality.memorization`.
     """
     from kerasgan.quality import memorization
@@ -194,7 +194,7 @@ def screen(samples, training, per_class=100):
         )
         table["sample"], table["nearest"] = mine, theirs[table["nearest"].to_numpy()]
         tables.append(table.assign(**{"class": name}))
-    columns = ["class", "sample", "nearest", "distance", "flagged"]
+    columns = ["class", "sample", "nearest", "distance", "limit", "flagged"]
     return pd.concat(tables, ignore_index=True)[columns]
 
 
