@@ -33,6 +33,9 @@ VARIANTS = {
     "rate 2e-4": {"rate": 2e-4},
     "rate 8e-4": {"rate": 8e-4},
     "latent 32": {"latent": 32},
+    "width 16": {"width": 16},
+    "auxiliary head (ACGAN)": {"head": "auxiliary"},
+    "truncation 0.8": {"truncation": 0.8},
     "no average": {"ema": 0.0},
     "nearest, then convolve": {"upsampling": "nearest"},
     "minibatch deviation": {"deviation": True},
@@ -52,11 +55,12 @@ def projected(name):
     return name.startswith("projected")
 
 
-def measure(gan, seen, held_out, encoder, count=300):
+def measure(gan, seen, held_out, encoder, truncation=1.0, count=300):
     """Scores of a GAN, means over its classes."""
     rows = []
     for label, name in enumerate(seen.classes):
-        own, images = seen.only(name), gan.generate(count, label, seed=1)
+        own = seen.only(name)
+        images = kg.draw(gan.averaged, count, label, seed=1, truncation=truncation)
         real, fresh, fake = (encoder(x) for x in (own.images, held_out.only(name).images, images))
         size = min(len(real), count)
         density, coverage = quality.density_coverage(real, fake[:size])
@@ -118,12 +122,14 @@ def main():
         shape = {key: facts[key] for key in given_to_gan} | {"n_classes": len(train.classes)}
         if projected(name):
             shape["encoder"] = load_safely(given.features, "encoder")
-        gan = best_gan(**shape, **VARIANTS[name])
+        changes = dict(VARIANTS[name])
+        truncation = changes.pop("truncation", 1.0)
+        gan = best_gan(**shape, **changes)
         epochs = -(-given.steps // -(-len(seen) // 32))
         batches = seen.batches(32, seed=given.seed, labels=True)
         gan.adapt(seen)
         gan.fit(batches, epochs=epochs, verbose=0, shuffle=False)
-        scores = measure(gan, seen, held_out, encoder)
+        scores = measure(gan, seen, held_out, encoder, truncation)
         row = {"variant": name, **facts, **scores.round(4)}
         row["seconds"] = round(time.monotonic() - started)
         table = pd.DataFrame([*table.to_dict("records"), row])

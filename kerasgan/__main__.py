@@ -112,6 +112,7 @@ def _parser():
         nargs="+",
         help="folders of class folders, .npz by class, or saved_models/best for the models best-*",
     )
+    quality.add_argument("--classes", nargs="+", metavar="CLASS", help="these alone")
     quality.add_argument("--authors", help=".npz of published samples by class, to compare with")
     quality.add_argument(
         "--discriminator", help="of the first FAKE, a .keras file: adds its attack on membership"
@@ -480,12 +481,15 @@ def _quality(arguments):
     from kerasgan.store import load_safely
     from kerasgan.synthesis import load_samples
 
-    classes = load_films(arguments.real).classes
+    if arguments.classes and arguments.discriminator:
+        raise ValueError("a discriminator knows its classes by number: leave --classes")
+    films = load_films(arguments.real)
+    classes = films.only(*(arguments.classes or films.classes)).classes  # refuses unknown ones
     samples = {Path(path).stem: load_samples(path, classes) for path in arguments.fake}
     if len(samples) < len(arguments.fake):
         raise ValueError(f"generated sets need names of their own. Received: {arguments.fake}")
     fakes = {name: _by_class(drawn) for name, drawn in samples.items()}
-    films = load_films(arguments.real, size=next(iter(samples.values())).size)
+    films = load_films(arguments.real, size=next(iter(samples.values())).size).only(*classes)
     real, test = films.train_test()
     authors = _by_class(load_samples(arguments.authors, classes)) if arguments.authors else None
     encoder = [_encoder(name) for name in arguments.encoder or [None]]

@@ -481,10 +481,11 @@ def compare_films(
     """Measures generated collections class by class, as `compare_sets` does, and as a whole.
 
     Adds the share of `memorized` samples of each class (floor: the screen's rate) and, with test
-    films, under class `macro`, `tstr`: the accuracy of HOG + SVM trained on the samples and tested
-    on these films (floor: trained on the real ones), and `membership`: the AUC of
-    `attack_auc`, the mean over classes, by the `nearness` to these films, each held against the
-    samples of its own class; for a discriminator given as well, that of the attack by its logits.
+    films, under class `macro`, of two classes or more `tstr`: the accuracy of HOG + SVM trained on
+    the samples and tested on these films (floor: trained on the real ones), and `membership`: the
+    AUC of `attack_auc`, the mean over classes, by the `nearness` to these films, each held against
+    the samples of its own class; for a discriminator given as well, that of the attack by its
+    logits.
 
     Args:
         real: the training `Films`.
@@ -521,7 +522,8 @@ def compare_films(
         tables.append(compare_sets(own.images, sets, encoder, theirs, **options, seed=seed))
         tables.append(_memorized(own, everyone, kind, reference_set))
     if test is not None:
-        tables.append(_tstr(real, everyone, test, tables[0]))
+        if len(real.classes) > 1:
+            tables.append(_tstr(real, everyone, test, tables[0]))
         tables.append(_membership(real, everyone, test, discriminators or {}, reference_set))
     return _beside_authors(pd.concat(tables, ignore_index=True))
 

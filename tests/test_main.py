@@ -226,6 +226,9 @@ def test_train_saves_a_generator_per_class_without_the_test_patients(tmp_path, c
     shares = table.query("metric == 'memorized' and generator == 'best'")["value"]
     assert (copies["generator"] == "best").sum() == round(1000 * shares.sum())
     assert (tmp_path / "quality.png").read_bytes().startswith(b"\x89PNG")
+    words = [*words[:3], "--classes", "normal", "--encoder", "hog", "--out"]
+    assert main([*words, str(tmp_path / "normal.csv")]) == 0
+    assert set(pd.read_csv(tmp_path / "normal.csv")["class"]) == {"normal", "macro"}
     scores = store.read_card(folder / "best-normal")["scores"]
     assert scores["coverage"]["encoder"].endswith("(encoder.keras)")
     assert {"detectability", "memorized", "tstr", "membership"} <= set(scores)
