@@ -206,15 +206,15 @@ def plot_latent_walk(images, title="", note=""):
     """Shows images in a row, or several rows of them.
 
     Args:
-        images: uint8 (steps, h, w, 1), or a sequence of such rows.
+        images: uint8 (steps, h, w, 1), or a dict from the names of several rows to such images.
         title: What is shown, such as the class.
         note: A banner.
 
     Returns:
         The Figure.
     """
-    rows = [images] if np.ndim(images[0]) == 3 else list(images)
-    return _rows_figure(rows, [""] * len(rows), note, class_label(title))
+    rows = images if isinstance(images, dict) else {"": images}
+    return _rows_figure(list(rows.values()), map(class_label, rows), note, class_label(title))
 
 
 def plot_gan_history(histories, note=""):

@@ -63,7 +63,7 @@ FIGURES = {
     "pairs": lambda films: plots.plot_real_and_generated(IMAGES, IMAGES, "covid", note=films.note),
     "evolution": lambda films: plots.plot_evolution({1: IMAGES, 9: IMAGES}, "a_b", films.note),
     "walk": lambda films: plots.plot_latent_walk(IMAGES, "covid", films.note),
-    "walks": lambda films: plots.plot_latent_walk([IMAGES, IMAGES], note=films.note),
+    "walks": lambda films: plots.plot_latent_walk({"a": IMAGES, "covid": IMAGES}, note=films.note),
     "gan": lambda films: plots.plot_gan_history({"covid": HISTORY, "x": HISTORY}, films.note),
     "history": lambda films: plots.plot_classifier_history(FIT, "O1", films.note),
     "confusion": lambda films: plots.plot_confusion({"O1": np.eye(4) * 9}, CLASSES, films.note),
