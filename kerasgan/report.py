@@ -171,28 +171,38 @@ def write_evaluation(films, folder, out, n_splits, classifier, go_on=False):
     Raises:
         FileNotFoundError: If no fold has been evaluated there.
     """
-    from kerasgan import crossval, plots, scores
+    from kerasgan import crossval, plots
 
     out, n_test = Path(out), len(films) // n_splits
     comparison = crossval.read_scores(folder, films)
-    known = write_rows(out, "comparison", comparison, go_on)
+    known, sizes = write_rows(out, "comparison", comparison, go_on), (len(films) - n_test, n_test)
     if go_on:
         comparison = known[known["classifier"].isin(comparison["classifier"])]
-    predictions = crossval.read_predictions(folder)
-    sizes = len(films) - n_test, n_test
-    if go_on:
-        tests = crossval.contrasts(comparison, *sizes, None, classifier)
+        tests, figures = crossval.contrasts(comparison, *sizes, None, classifier), {}
         before = read_table(out / "statistics.csv", "evaluate from repeat 0")
-        own = before["classifier"].isin(tests["classifier"]) & before["metric"].isin(
-            crossval.POOLED
-        )
-        statistics = crossval.adjusted(pd.concat([tests, before[own]], ignore_index=True))
+        own = before["classifier"].isin(tests["classifier"])
+        pooled = before[own & before["metric"].isin(crossval.POOLED)]
+        statistics = crossval.adjusted(pd.concat([tests, pooled], ignore_index=True))
     else:
+        predictions = crossval.read_predictions(folder)
         statistics = crossval.contrasts(comparison, *sizes, predictions, classifier)
         write_rows(out, "levels", crossval.levels(predictions))
+        figures = _figures_of_predictions(predictions, films, classifier)
     write_rows(out, "statistics", statistics)
+    if len(statistics):
+        figures["differences"] = plots.plot_contrasts(statistics, note=films.note)
+    for name, figure in figures.items():
+        path = out / "figures" / f"comparison-{classifier}-{name}.png"
+        plots.save_figure(figure, path)
+    return comparison, statistics
+
+
+def _figures_of_predictions(predictions, films, classifier):
+    """Confusion matrices and reliability of the primary arms and a baseline, of one repeat."""
+    from kerasgan import crossval, plots, scores
+
     confusions, bins = {}, {}
-    for arm in () if go_on else (crossval.PRIMARY[1], crossval.PRIMARY[0], "HOG + SVM"):
+    for arm in (crossval.PRIMARY[1], crossval.PRIMARY[0], "HOG + SVM"):
         # One repeat: a film predicted in each of many would be counted as many films.
         own = predictions.query("arm == @arm and repeat == 0 and seed == 0")
         own = own[own["classifier"].isin([classifier, "scikit-learn"])]
@@ -201,16 +211,12 @@ def write_evaluation(films, folder, out, n_splits, classifier, go_on=False):
             chances = own[[f"p_{name}" for name in films.classes]].to_numpy()
             confusions[arm] = scores.confusion(labels, chances.argmax(1), len(films.classes))
             bins[arm] = scores.calibration_table(labels, chances)
-    figures = {}
-    if len(statistics):
-        figures["differences"] = plots.plot_contrasts(statistics, note=films.note)
-    if confusions:
-        figures["confusion"] = plots.plot_confusion(confusions, films.classes, films.note)
-        figures["reliability"] = plots.plot_reliability(bins, films.note)
-    for name, figure in figures.items():
-        path = out / "figures" / f"comparison-{classifier}-{name}.png"
-        plots.save_figure(figure, path)
-    return comparison, statistics
+    if not confusions:
+        return {}
+    return {
+        "confusion": plots.plot_confusion(confusions, films.classes, films.note),
+        "reliability": plots.plot_reliability(bins, films.note),
+    }
 
 
 def write_rows(out, name, table, go_on=False):
