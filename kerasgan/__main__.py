@@ -176,7 +176,10 @@ def _parser():
     reproduction.add_argument("--out", default="results", help="folder of reproduction.csv")
     reproduction.add_argument("--folder", default="runs/reproduction", help="of finished arms")
     reproduction.add_argument("--size", type=int, default=64)
-    reproduction.add_argument("--seeds", type=_count, default=10, help="of the three main arms")
+    reproduction.add_argument("--seeds", type=_count, default=10, help="of the arms --again")
+    reproduction.add_argument(
+        "--again", nargs="+", metavar="ARM", help="by default O1, O1+C3 and O1+C3+G3"
+    )
     reproduction.add_argument(
         "--first-seed",
         type=int,
@@ -651,7 +654,9 @@ def _reproduction(arguments):
     path, first, fast = out / "reproduction.csv", arguments.first_seed, None
     if not 0 <= first < arguments.seeds:
         raise ValueError(f"--first-seed must be of 0 to {arguments.seeds - 1}. Received: {first}")
-    earlier = report.earlier_seeds(path, first, films) if first else None
+    again = arguments.again or compare.MAIN_ARMS
+    own = {f"{name} {suffix}".strip() for name in again for suffix in sets}
+    earlier = report.earlier_seeds(path, first, films, own) if first else None
 
     def together(table):
         return pd.concat([earlier, table, fast], ignore_index=True)
@@ -669,6 +674,7 @@ def _reproduction(arguments):
             sets,
             range(first, arguments.seeds),
             save,
+            again=again,
             epochs=arguments.epochs,
             passes=arguments.passes,
             double_softmax=not arguments.single_softmax,

@@ -453,9 +453,9 @@ def with_published(rows):
 
 
 def reproduce(films, folder, synthetic, seeds=10, on_arm=None, **options):
-    """Repeats the study's comparison on its own split: nine arms once, then three many times.
+    """Repeats the study's comparison on its own split: nine arms once, then some many times.
 
-    The three come first. Finished arms are read back from the folder. Where a synthetic set holds
+    These come first. Finished arms are read back from the folder. Where a synthetic set holds
     fewer images than an arm asks for, its images are repeated up to that count, so that the shares
     of real and synthetic images in a batch stay the study's.
 
@@ -464,23 +464,26 @@ def reproduce(films, folder, synthetic, seeds=10, on_arm=None, **options):
         folder: Folder of the arms and of the stored classic set.
         synthetic: Dict from a suffix of the arms' names to the synthetic `Films` they use: `""` for
             the study's own samples, `"ours"` for others, whose arms are `"O1+C3+G3 ours"`.
-        seeds: Classifiers of `O1`, `O1+C3` and `O1+C3+G3`, or their seeds, such as `range(1, 10)`
-            to go on from a first run; the other arms have seed 0 alone.
+        seeds: Classifiers of the arms `again`, or their seeds, such as `range(1, 10)` to go on from
+            a first run; the other arms have seed 0 alone.
         on_arm: Function of the table so far, called after every arm.
         **options: As in `compare_arms`: `epochs`, `batches`, `double_softmax` (here `True`),
-            `passes`; `arms` in place of `REFERENCE_ARMS`; `n_jobs`, arms fitted at a time.
+            `passes`; `arms` in place of `REFERENCE_ARMS`; `again`, names of arms in place of
+            `MAIN_ARMS`; `n_jobs`, arms fitted at a time.
 
     Returns:
         Tidy DataFrame `arm, seed, evaluation, class, metric, value, published, data_hash`.
 
     Raises:
         BlockingIOError: If another process works in the folder.
-        ValueError: If the folder was begun with other films, sets or options.
+        ValueError: If the folder was begun with other films, sets or options, or an arm is unknown.
 
     Example:
         >>> table = reproduce(load_films("covid-xray-64"), "runs/reproduction", {"": samples})
     """
-    arms = options.pop("arms", REFERENCE_ARMS)
+    arms, again = options.pop("arms", REFERENCE_ARMS), options.pop("again", MAIN_ARMS)
+    if unknown := set(again) - {*arms, *MAIN_ARMS}:
+        raise ValueError(f"arms are {[*arms]}. Received: {sorted(unknown)}")
     n_jobs, options = options.pop("n_jobs", 1), {"double_softmax": True, **options}
     facts = {f"synthetic {suffix}".strip(): each.hash for suffix, each in synthetic.items()}
     with locked(folder):
@@ -490,7 +493,7 @@ def reproduce(films, folder, synthetic, seeds=10, on_arm=None, **options):
         home, seeds = Path(folder) / "arms", range(seeds) if isinstance(seeds, int) else seeds
         jobs = [
             (number, [arm], train, test, classic, sets.get(suffix), home, seed, options)
-            for number, (arm, seed, suffix) in enumerate(_plan(arms, sets, seeds))
+            for number, (arm, seed, suffix) in enumerate(_plan(arms, sets, seeds, again))
         ]
         done, table = {}, pd.DataFrame()
         for number, rows in parallel(_reproduced, jobs, n_jobs):
@@ -561,17 +564,17 @@ _SETS = ("classic", "synthetic")
 _REPRODUCTION = ["arm", "seed", "evaluation", "class", "metric", "value", "published", "data_hash"]
 
 
-def _plan(arms, sets, seeds):
-    """Triples (arm, seed, suffix of its synthetic set): the three first, then all, then again."""
+def _plan(arms, sets, seeds, again=()):
+    """Triples (arm, seed, suffix of its synthetic set): some first, then all, then those again."""
     own = [
         (replace(arm, name=f"{arm.name} {suffix}".strip()), suffix)
         for arm in arms.values()
         for suffix in (sets if arm.synthetic else [""])
     ]
-    own = sorted(own, key=lambda each: each[0].name.split()[0] not in MAIN_ARMS)
-    again = [(arm, suffix) for arm, suffix in own if arm.name.split()[0] in MAIN_ARMS]
+    own = sorted(own, key=lambda each: each[0].name.split()[0] not in again)
+    some = [(arm, suffix) for arm, suffix in own if arm.name.split()[0] in again]
     for seed in seeds:
-        yield from ((arm, seed, suffix) for arm, suffix in (again if seed else own))
+        yield from ((arm, seed, suffix) for arm, suffix in (some if seed else own))
 
 
 def seed_noise(table):

@@ -274,16 +274,17 @@ def _beside(before, table, known, go_on):
     return both[~both.duplicated(keys, keep="last")]
 
 
-def earlier_seeds(path, first, films):
-    """Reads the rows of the seeds before one from a table of `compare.reproduce`.
+def earlier_seeds(path, first, films, arms):
+    """Reads the rows that stay in a table of `compare.reproduce` that goes on from a seed.
 
     Args:
         path: The table's path.
         first: The seed.
         films: The collection's `Films`.
+        arms: Names of the arms that go on.
 
     Returns:
-        The rows.
+        The rows of the seeds before it, and of all seeds of other arms.
 
     Raises:
         ValueError: If the table is damaged, or of other films.
@@ -297,7 +298,7 @@ def earlier_seeds(path, first, films):
         raise ValueError(f"{path} is no table of a reproduction: {remedy}")
     if list(table["data_hash"].unique()) != [films.split("train").hash[:16]]:
         raise ValueError(f"{path} is of other films: {remedy}, or give another --out")
-    return table[table["seed"] < first]
+    return table[(table["seed"] < first) | ~table["arm"].isin(arms)]
 
 
 def write_reproduction(films, table, folder, out):

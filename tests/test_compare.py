@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from kerasgan.compare import (
+    MAIN_ARMS,
     PUBLISHED_ACCURACY,
     REFERENCE_ARMS,
     Arm,
@@ -240,11 +241,18 @@ def test_a_reproduction_goes_on_from_an_earlier_table(reproduced, films16, tmp_p
     expected = table[table["seed"] == 1].reset_index(drop=True)
     pd.testing.assert_frame_equal(further, expected, atol=0.26)  # one film of a class of four
     (path := tmp_path / "reproduction.csv").write_text(table.to_csv(index=False))
-    assert set(earlier_seeds(path, 1, films16)["seed"]) == {0}
+    assert set(earlier_seeds(path, 1, films16, MAIN_ARMS)["seed"]) == {0}
+    others = earlier_seeds(path, 1, films16, ["O1+C3"]).groupby("arm")["seed"].max()
+    assert others["O1"] == 1 and others["O1+C3"] == 0
+    options = {"arms": arms, "again": ["O1+C3+G1"], **SHORT}
+    chosen = reproduce(films, tmp_path, sets, range(1, 2), **options)
+    assert set(chosen["arm"]) == {"O1+C3+G1", "O1+C3+G1 ours"} and set(chosen["seed"]) == {1}
+    with pytest.raises(ValueError, match="arms are .* Received: .'O9'"):
+        reproduce(films, tmp_path, sets, again=["O9"])
     with pytest.raises(ValueError, match="of other films"):
-        earlier_seeds(path, 1, films16.take(range(1, len(films16))))
+        earlier_seeds(path, 1, films16.take(range(1, len(films16))), MAIN_ARMS)
     with pytest.raises(FileNotFoundError, match="from seed 0"):
-        earlier_seeds(tmp_path / "none.csv", 1, films16)
+        earlier_seeds(tmp_path / "none.csv", 1, films16, MAIN_ARMS)
 
 
 def test_a_linear_model_learns_from_the_same_arms(reproduced):
