@@ -17,6 +17,7 @@ _REMEDIES = {
     errno.ENOTDIR: "; a file is in the way: choose another folder",
     errno.ENAMETOOLONG: "; choose a shorter name",
 }
+_TRAIN = "python -m kerasgan train {} FOLDER"
 NOTEBOOKS = ("01_data", "02_gans", "03_synthesis", "04_comparison")
 
 
@@ -361,7 +362,8 @@ def _train_best(train, arguments):
     command = "".join(f" --{name} {weight:g}" for name, weight in changes.items())
     if arguments.no_framing:
         changes, command = changes | {"framing": False}, f"{command} --no-framing"
-    facts = {"seed": arguments.seed, "command": f"kerasgan train --steps {steps}{command}"}
+    command = f"{_TRAIN.format(train.name)} --steps {steps}{command}"
+    facts = {"seed": arguments.seed, "command": command}
     if arguments.encoder:
         encoder = load_safely(_pretrained(arguments.encoder, arguments), "encoder")
         facts["command"] += f" --encoder {Path(arguments.encoder).name}"
@@ -396,7 +398,8 @@ def _train_reference(train, arguments):
         gan = reference_gan(train.size, width, paper.learning_rates, ema=paper.ema, seed=seed)
         history = fit_gan(gan, own, epochs, folder / "gans" / name)
         facts = {"kind": "dcgan", "epochs": len(history), "seed": seed}
-        facts["command"] = f"kerasgan train --reference {name} --epochs {epochs} --width {width}"
+        command = f"{_TRAIN.format(train.name)} --reference {name} --epochs {epochs}"
+        facts["command"] = f"{command} --width {width}"
         print(save_generator(gan, folder / f"dcgan-{name}", train.only(name), half=True, **facts))
 
 
