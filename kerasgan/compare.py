@@ -607,15 +607,15 @@ def accuracy_curve(comparison, published=False):
         published: `True` adds the study's published accuracy where the arm is one of its nine.
 
     Returns:
-        DataFrame `arm, kind, count, seed, evaluation, value, low, high, published`; `count` is the
-        images per class added by the arm's kind.
+        DataFrame `arm, kind, count, seed, evaluation, value, low, high, n, published`; `count` is
+        the images per class added by the arm's kind, `n` the test films.
     """
     rows = comparison[comparison["metric"] == "accuracy"].copy()
     synthetic = rows["kind"] == "synthetic"
     rows["count"] = np.where(synthetic, rows["synthetic"], rows["classic"])
     rows["published"] = rows["arm"].map(PUBLISHED_ACCURACY) if published else np.nan
-    columns = ["arm", "kind", "count", "seed", "evaluation", "value", "low", "high", "published"]
-    return rows[columns].reset_index(drop=True)
+    columns = ["arm", "kind", "count", "seed", "evaluation", "value", "low", "high"]
+    return rows[[*columns, "n", "published"]].reset_index(drop=True)
 
 
 def confusion_of(folder, arm, seed=0):

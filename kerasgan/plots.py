@@ -322,15 +322,15 @@ def plot_accuracy_curve(table, note=""):
     """Plots total accuracy against images per class, classic and synthetic.
 
     Args:
-        table: DataFrame `arm, kind, count, seed, evaluation, value, low, high, published`, as
+        table: DataFrame `arm, kind, count, seed, evaluation, value, low, high, n, published`, as
             `compare.accuracy_curve` makes it; several seeds of an arm are averaged, and shown as
-            points beside the mean.
+            points beside the mean, which is filled where it is one of several.
         note: A banner.
 
     Returns:
         The Figure.
     """
-    figure, axes = _figure(3.2, note, columns=2, sharey=True)
+    figure, axes = _figure(3.4, note, columns=2, sharey=True)
     titles = {
         "classic": "classic images added per class",
         "synthetic": "synthetic images added per class,\non top of the third classic set",
@@ -339,41 +339,44 @@ def plot_accuracy_curve(table, note=""):
         start = "O1" if kind == "classic" else "O1+C3"
         own = table[(table["kind"] == kind) | (table["arm"] == start)].copy()
         own.loc[own["arm"] == start, "count"] = 0
-        ways = (("deterministic", "o"), ("reference", "s"))
-        for place, (evaluation, marker) in enumerate(ways):
+        for place, evaluation in enumerate(("deterministic", "reference")):
             each = own[own["evaluation"] == evaluation]
-            rows = each.groupby("count").mean(numeric_only=True)
-            several = each[each.groupby("count")["seed"].transform("nunique") > 1]
-            axis.plot(
-                several["count"] + (place - 0.5) * 0.03 * own["count"].max(),
-                several["value"],
-                marker,
-                ms=2.5,
-                color=_PALETTE[place],
-                alpha=0.5,
-            )
-            label = {"deterministic": "one pass, 95 % interval", "reference": "study's evaluation"}
-            axis.plot(
-                rows.index,
-                rows["value"],
-                f"{marker}-",
-                ms=4,
-                lw=1,
-                color=_PALETTE[place],
-                label=label[evaluation],
-            )
-            if evaluation == "deterministic":
-                axis.fill_between(
-                    rows.index, rows["low"], rows["high"], color=_PALETTE[place], alpha=0.18, lw=0
-                )
+            _plot_seeds(axis, each, place, 0.03 * own["count"].max())
         known = own.dropna(subset=["published"]).groupby("count")["published"].mean()
         if len(known):
             axis.plot(known.index, known, "x--", ms=5, lw=1, color="0.3", label="published")
-        axis.set(xlabel=text, ylim=(0, 1.02))
+        axis.set_xlabel(text)
         axis.xaxis.set_major_locator(ticker.MaxNLocator(6, integer=True))
-    axes[0, 0].set_ylabel("total accuracy on the test films")
-    axes[0, 1].legend(fontsize=8, loc="lower right")
+    lowest = table[["value", "low", "published"]].min().min()
+    axes[0, 0].set_ylim(max(0, np.floor(10 * lowest - 0.5) / 10), 1.02)
+    axes[0, 0].set_ylabel(f"total accuracy on {table['n'].max()} test films")
+    handles = axes[0, 1].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=4, fontsize=8)
     return figure
+
+
+def _plot_seeds(axis, rows, place, width):
+    """Draws the means of seeds, hollow those of one where others are of several, and each seed."""
+    colour, marker = _PALETTE[place], "os"[place]
+    means, seeds = rows.groupby("count").mean(numeric_only=True), rows.groupby("count")["seed"]
+    several = rows[seeds.transform("nunique") > 1]
+    x = several["count"] + (place - 0.5) * width
+    label = ("one pass, 95 % interval", "study's evaluation")[place]
+    axis.plot(means.index, means["value"], "-", lw=1, color=colour)
+    hollow = seeds.nunique().eq(1) & (len(several) > 0)
+    for mask, face in ((~hollow, colour), (hollow, "white")):
+        axis.plot(
+            means.index[mask],
+            means["value"][mask],
+            marker,
+            ms=4.5,
+            color=colour,
+            mfc=face,
+            label=f"{label}{', one seed' if face == 'white' else ''}" if mask.any() else None,
+        )
+    axis.plot(x, several["value"], marker, ms=2.5, color=colour, alpha=0.5)
+    if place == 0:
+        axis.fill_between(means.index, means["low"], means["high"], color=colour, alpha=0.18, lw=0)
 
 
 def plot_class_scores(comparison, metrics=("sensitivity", "specificity"), note=""):
@@ -399,16 +402,10 @@ def plot_class_scores(comparison, metrics=("sensitivity", "specificity"), note="
             rows = rows.groupby("arm").mean(numeric_only=True).loc[arms]
             y = np.arange(len(arms)) + (place - (len(classes) - 1) / 2) * step
             error = np.clip([rows["value"] - rows["low"], rows["high"] - rows["value"]], 0, None)
-            axis.errorbar(
-                rows["value"],
-                y,
-                xerr=error,
-                fmt="o",
-                ms=4,
-                lw=1,
-                color=colours[name],
-                label=class_label(name),
-            )
+            style = {"fmt": "osD^v"[place % 5], "ms": 4, "lw": 1, "color": colours[name]}
+            films = f" (n = {rows['n'].max():.0f})" if "n" in rows else ""
+            label = f"{class_label(name)}{films}"
+            axis.errorbar(rows["value"], y, xerr=error, label=label, **style)
             if "published" in rows:
                 label = "published" if name == classes[-1] else None
                 axis.plot(rows["published"], y, "x", color="0.25", ms=5, zorder=3, label=label)
@@ -419,7 +416,7 @@ def plot_class_scores(comparison, metrics=("sensitivity", "specificity"), note="
         axis.grid(axis="y", visible=False)
     axes[0, 0].invert_yaxis()
     figure.legend(
-        *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8
+        *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8
     )
     return figure
 
@@ -451,10 +448,12 @@ def plot_quality(table, metrics=QUALITY, note=""):
             y -= 0.11 * len(generators)
             error = [own["value"] - own["low"], own["high"] - own["value"]]
             colour = _PALETTE[7 if generator == "authors" else place + 1]  # theirs in grey
-            style = {"fmt": "os^Dv"[place % 5], "color": colour, "label": generator}
+            label = "the study's samples" if generator == "authors" else generator
+            style = {"fmt": "os^Dv"[place % 5], "color": colour, "label": label}
             axis.errorbar(own["value"], y, xerr=np.clip(error, 0, None), ms=4, **style)
             axis.plot(own["floor"], np.arange(len(classes)), "k|", ms=14, mew=1.2)
-        name, better = metric.replace("_", "\nby "), "lower" if metric in lower else "higher"
+        name = metric.upper() if len(metric) == 3 else metric.replace("_", "\nby ")
+        better = "lower" if metric in lower else "higher"
         axis.set_title(f"{name}\n{better} is better", fontsize=7)
         axis.tick_params(labelsize=7)
         axis.grid(axis="y", visible=False)
@@ -496,18 +495,22 @@ def plot_contrasts(table, metric="sensitivity", note=""):
         colour = "0.45" if row.kind == "baseline" else _PALETTE[kinds.index(row.kind)]
         axis.plot([row.low, row.high], [y, y], color=colour, lw=1.4)
         axis.plot(row.difference, y, "D" if row.primary else "o", ms=5, color=colour)
-    several = rows["classifier"].nunique() > 1
-    names = [
-        f"{row.arm}{' (primary)' if row.primary else ''}{f', {row.classifier}' if several else ''}"
-        for row in rows.itertuples()
-    ]
+    several, most = rows["classifier"].nunique() > 1, rows["n"].max()
+
+    def name(row):
+        facts = ["primary"] if row.primary else []
+        facts = ", ".join([*facts, f"{row.n} folds"] if row.n < most else facts)
+        classifier = f", {row.classifier}" if several else ""
+        return f"{row.arm}{classifier}{f' ({facts})' if facts else ''}"
+
+    names = [name(row) for row in rows.itertuples()]
     axis.set_yticks(range(len(rows)), names, fontsize=8)
     for edge in np.flatnonzero(rows["kind"].to_numpy()[1:] != rows["kind"].to_numpy()[:-1]):
         axis.axhline(edge + 0.5, color="0.85", lw=0.8)
     axis.axvline(0, color="0.3", lw=0.8, ls=":")
-    folds = " or ".join(str(n) for n in sorted(rows["n"].unique(), reverse=True))
+    fewer = " unless noted" if rows["n"].nunique() > 1 else ""
     axis.set_xlabel(
-        f"difference in macro {metric} from {control}\n95 % interval (n = {folds} folds)"
+        f"difference in macro {metric} from {control}\n95 % interval (n = {most} folds{fewer})"
     )
     axis.grid(axis="y", visible=False)
     return figure

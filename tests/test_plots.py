@@ -22,16 +22,17 @@ FIT = pd.DataFrame(
 
 def curve():
     rows = [
-        (arm, kind, count, 0, evaluation, value, value - 0.1, value + 0.1, 0.8)
-        for arm, kind, count, value in (
-            ("O1", "real", 0, 0.7),
-            ("O1+C3", "classic", 2000, 0.8),
-            ("O1+C3+G3", "synthetic", 1000, 0.75),
+        (arm, kind, count, seed, evaluation, value, value - 0.1, value + 0.1, 36, 0.8)
+        for arm, kind, count, seed, value in (
+            ("O1", "real", 0, 0, 0.7),
+            ("O1+C3", "classic", 2000, 0, 0.8),
+            ("O1+C3", "classic", 2000, 1, 0.85),
+            ("O1+C3+G3", "synthetic", 1000, 0, 0.75),
         )
         for evaluation in ("deterministic", "reference")
     ]
-    columns = ["arm", "kind", "count", "seed", "evaluation", "value", "low", "high", "published"]
-    return pd.DataFrame(rows, columns=columns)
+    columns = ["arm", "kind", "count", "seed", "evaluation", "value", "low", "high", "n"]
+    return pd.DataFrame(rows, columns=[*columns, "published"])
 
 
 def scores():
@@ -102,6 +103,9 @@ def test_axes_have_names_and_panels_say_n(films16):
             assert axis.get_xlabel() or axis.get_title(), name
     assert "O1 (n = 36)" in texts(FIGURES["confusion"](films16))
     assert "COVID-19 (n = 12)" in texts(FIGURES["intensities"](films16))
+    shown = FIGURES["curve"](films16)
+    assert "total accuracy on 36 test films" in texts(shown)
+    assert "study's evaluation, one seed" in texts(shown), "beside an arm of two seeds"
 
 
 def test_images_share_one_grey_scale(films16):
