@@ -28,7 +28,8 @@ from kerasgan.scores import (
     minimum_detectable_effect,
 )
 
-POOLED = ("sensitivity_bootstrap", "accuracy_mcnemar")  # contrasts of films, not of folds
+POOLED = ("sensitivity_bootstrap", "specificity_bootstrap", "accuracy_mcnemar")  # of films
+_LEVELS = ("sensitivity", "specificity", "auc_bac_vir")
 CODE = "3"  # part of the cache key of a fold's GAN: raise it when the training recipe changes
 BASELINES = ("HOG + SVM", "border only", "histogram only")
 PRIMARY = ("classic + synthetic", "classic + duplicated")
@@ -550,20 +551,43 @@ def _pooled(films, arm, control):
     yield "accuracy_mcnemar", *interval, p, len(films)
 
 
-def levels(predictions):
-    """Macro sensitivity and specificity of every arm, with intervals that draw whole patients.
+def levels(scores, n_train, n_test, predictions=None):
+    """Macro scores of every arm by itself, with their intervals.
 
     Args:
-        predictions: Table of `read_predictions`.
+        scores: Table of `cross_validate`.
+        n_train: Films in a training fold.
+        n_test: Films in a test fold.
+        predictions: Table of `read_predictions`; adds the rows that draw patients.
 
     Returns:
-        DataFrame `arm, kind, classifier, metric, value, low, high, n`: `n` films, each of which
-        counts by the mean of its predictions over repeats and seeds; 95 % bootstrap intervals.
+        DataFrame `arm, kind, classifier, metric, value, low, high, n`: `sensitivity`,
+        `specificity` and `auc_bac_vir`, means of `n` folds with the 95 % interval of
+        `corrected_t_test`, cut off at 0 and 1; and `sensitivity_bootstrap` and
+        `specificity_bootstrap` of `n` films, each of which counts by the mean of its predictions
+        over repeats and seeds, with the interval that draws whole patients.
     """
+    rows, keys = [], ["arm", "kind", "classifier"]
+    wanted = (scores["class"] == "macro") & scores["metric"].isin(_LEVELS)
+    for key, own in scores[wanted].dropna(subset="value").groupby([*keys, "metric"], sort=False):
+        folds = own.groupby(["repeat", "fold"])["value"].mean()
+        interval = corrected_t_test(folds, n_train, n_test)[1:3] if len(folds) > 1 else [np.nan] * 2
+        rows.append((*key, folds.mean(), *np.clip(interval, 0, 1), len(folds)))
+    if predictions is not None:
+        for key, own in predictions.groupby(keys, sort=False):
+            rows += [(*key, *row) for row in _of_patients(own)]
+    return pd.DataFrame(rows, columns=[*keys, "metric", "value", "low", "high", "n"])
+
+
+def _of_patients(predictions):
+    """Rows of `levels` of one arm's predictions."""
     columns = [name for name in predictions if name.startswith("p_")]
-    classes, rows = [name[2:] for name in columns], []
+    classes = [name[2:] for name in columns]
     taken = np.eye(len(columns))[predictions[columns].to_numpy().argmax(axis=1)]
     taken = predictions.assign(**dict(zip(columns, taken.T, strict=True)))
+    films = taken.groupby(["class", "filename", "patient"])[columns].mean()
+    kinds = np.array([classes.index(name) for name in films.index.get_level_values("class")])
+    patients = films.index.get_level_values("patient")
 
     def sensitivity(taken, kinds):
         return np.mean([taken[kinds == k, k].mean() for k in np.unique(kinds)])
@@ -571,15 +595,9 @@ def levels(predictions):
     def specificity(taken, kinds):
         return np.mean([1 - taken[kinds != k, k].mean() for k in range(len(classes))])
 
-    for key, own in taken.groupby(["arm", "kind", "classifier"], sort=False):
-        films = own.groupby(["class", "filename", "patient"])[columns].mean()
-        kinds = np.array([classes.index(name) for name in films.index.get_level_values("class")])
-        patients = films.index.get_level_values("patient")
-        for metric in (sensitivity, specificity):
-            interval = bootstrap_interval(metric, films.to_numpy(), kinds, groups=patients)
-            rows.append((*key, metric.__name__, *interval, len(films)))
-    columns = ["arm", "kind", "classifier", "metric", "value", "low", "high", "n"]
-    return pd.DataFrame(rows, columns=columns)
+    for metric in (sensitivity, specificity):
+        interval = bootstrap_interval(metric, films.to_numpy(), kinds, groups=patients)
+        yield f"{metric.__name__}_bootstrap", *interval, len(films)
 
 
 def detectable(scores, n_train, n_test, classifier, wanted_power=0.8):

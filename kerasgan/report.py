@@ -163,7 +163,7 @@ def write_evaluation(films, folder, out, n_splits, classifier, go_on=False):
         n_splits: Folds a repeat.
         classifier: The classifier of the primary contrast.
         go_on: Whether to go on from the earlier repeats that `out` has: the t-tests are then of all
-            folds; what is of predictions (bootstrap, McNemar, levels, the other figures) stays.
+            folds; what is of predictions (bootstrap, McNemar, the other figures) stays.
 
     Returns:
         `(comparison, statistics)`, the two tables.
@@ -178,16 +178,16 @@ def write_evaluation(films, folder, out, n_splits, classifier, go_on=False):
     known, sizes = write_rows(out, "comparison", comparison, go_on), (len(films) - n_test, n_test)
     if go_on:
         comparison = known[known["classifier"].isin(comparison["classifier"])]
-        tests, figures = crossval.contrasts(comparison, *sizes, None, classifier), {}
-        before = read_table(out / "statistics.csv", "evaluate from repeat 0")
-        own = before["classifier"].isin(tests["classifier"])
-        pooled = before[own & before["metric"].isin(crossval.POOLED)]
-        statistics = crossval.adjusted(pd.concat([tests, pooled], ignore_index=True))
+        predictions, figures = None, {}
     else:
         predictions = crossval.read_predictions(folder)
-        statistics = crossval.contrasts(comparison, *sizes, predictions, classifier)
-        write_rows(out, "levels", crossval.levels(predictions))
         figures = _figures_of_predictions(predictions, films, classifier)
+    statistics = crossval.contrasts(comparison, *sizes, predictions, classifier)
+    levels = crossval.levels(comparison, *sizes, predictions)
+    if go_on:
+        levels = _with_pooled(out, "levels", levels)
+        statistics = crossval.adjusted(_with_pooled(out, "statistics", statistics))
+    write_rows(out, "levels", levels)
     write_rows(out, "statistics", statistics)
     if len(statistics):
         figures["differences"] = plots.plot_contrasts(statistics, note=films.note)
@@ -195,6 +195,15 @@ def write_evaluation(films, folder, out, n_splits, classifier, go_on=False):
         path = out / "figures" / f"comparison-{classifier}-{name}.png"
         plots.save_figure(figure, path)
     return comparison, statistics
+
+
+def _with_pooled(out, name, table):
+    """A table of folds with the rows of predictions that stand in an earlier one."""
+    from kerasgan.crossval import POOLED
+
+    before = read_table(out / f"{name}.csv", "evaluate from repeat 0")
+    own = before["classifier"].isin(table["classifier"]) & before["metric"].isin(POOLED)
+    return pd.concat([table, before[own]], ignore_index=True)
 
 
 def _figures_of_predictions(predictions, films, classifier):

@@ -193,7 +193,17 @@ def test_two_classes_have_no_probe_that_leaves_one_out(films, tmp_path):
 def test_levels_count_each_film_once_and_have_intervals(evaluated, films):
     table, folder = evaluated
     predictions = read_predictions(folder)
-    found = levels(predictions)
+    sizes = len(films) // 2, len(films) // 2
+    both = levels(table, *sizes, predictions)
+    folds = both[both["metric"].isin(["sensitivity", "specificity", "auc_bac_vir"])]
+    pd.testing.assert_frame_equal(folds, levels(table, *sizes))
+    real = table.query("arm == 'real' and `class` == 'macro' and metric == 'sensitivity'")
+    own = folds.query("arm == 'real' and metric == 'sensitivity'")
+    assert own["value"].to_numpy() == pytest.approx(
+        real.groupby("classifier", sort=False)["value"].mean().to_numpy()
+    )
+    assert folds["low"].ge(0).all() and folds["high"].le(1).all()
+    found = both.drop(index=folds.index)
     assert len(found) == 2 * predictions[["arm", "classifier"]].drop_duplicates().shape[0]
     assert set(found["n"]) == {len(films)}
     assert (found["low"] <= found["value"]).all() and (found["value"] <= found["high"]).all()
@@ -203,6 +213,7 @@ def test_levels_count_each_film_once_and_have_intervals(evaluated, films):
     scores = classification_scores(labels, chances, films.classes).query("`class` == 'macro'")
     scores = scores.set_index("metric")["value"]
     own = found.query("arm == 'HOG + SVM'").set_index("metric")["value"]
+    own = own.rename(lambda name: name.removesuffix("_bootstrap"))
     assert own.to_dict() == pytest.approx(scores[own.index].to_dict())
 
 
