@@ -121,9 +121,11 @@ def _read(path, size=None):
     if is_dicom(path):
         image, remark = _read_dicom(path)
         return image, remark, image.shape
-    height, width, mode, frames, kind = _header(path)
+    height, width, mode, frames, kind, inverted = _header(path)
     if height * width >= MAX_PIXELS:
         raise ValueError(f"refused: {width} x {height} pixels, the limit is {MAX_PIXELS:,}")
+    if inverted:
+        return 255 - _read_pillow(path), "white was 0, inverted", (height, width)
     if mode == "CMYK" or frames > 1:
         remark = "CMYK, converted to grey" if mode == "CMYK" else f"first of {frames} frames"
         return _read_pillow(path), remark, (height, width)
@@ -159,7 +161,11 @@ def _header(path):
             warnings.simplefilter("ignore")
             with Image.open(path) as image:
                 width, height = image.size
-                return height, width, image.mode, getattr(image, "n_frames", 1), image.format
+                # Tag 262, what 0 means: decoders invert such films of 8 bit, but not of 16.
+                white_is_0 = image.format == "TIFF" and image.tag_v2.get(262) == 0
+                inverted = white_is_0 and image.mode.startswith("I;16")
+                facts = image.mode, getattr(image, "n_frames", 1), image.format, inverted
+                return height, width, *facts
     except Image.DecompressionBombError:
         raise ValueError(f"refused: the limit is {MAX_PIXELS:,} pixels") from None
     except Exception as error:  # Pillow raises many kinds, some bare, for damaged files
@@ -235,9 +241,10 @@ def _read_dicom(path):
         frames = int(data.get("NumberOfFrames", 1) or 1)
         remark = f"first of {frames} frames" if frames > 1 else ""
         pixels = pixel_array(data, index=0)  # no other frame is decoded
+        if data.PhotometricInterpretation == "PALETTE COLOR":
+            raise ValueError("a palette of colours; save it as grey")
         if data.get("SamplesPerPixel", 1) > 1:
-            colour = np.ascontiguousarray(pixels[..., :3])
-            return cv2.cvtColor(colour, cv2.COLOR_RGB2GRAY), remark
+            return _to_grey(pixels[..., 2::-1]), remark
         values = apply_voi_lut(apply_modality_lut(pixels, data), data).astype(float)
         low, high = _dicom_range(data)
     except Exception as error:
@@ -250,8 +257,9 @@ def _read_dicom(path):
 
 def _dicom_range(data):
     """The range of values the stored bits, or the look-up table, can take after rescaling."""
-    if data.get("VOILUTSequence"):
-        return 0, 2 ** int(data.VOILUTSequence[0].LUTDescriptor[2]) - 1
+    for table in ("VOILUTSequence", "ModalityLUTSequence"):  # the last one applied
+        if data.get(table):
+            return 0, 2 ** int(data[table].value[0].LUTDescriptor[2]) - 1
     bits, signed = int(data.BitsStored), int(data.PixelRepresentation)
     limits = np.array([-(2 ** (bits - 1)), 2 ** (bits - 1) - 1] if signed else [0, 2**bits - 1])
     if "RescaleSlope" in data and "RescaleIntercept" in data:  # else pydicom does not rescale

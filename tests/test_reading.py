@@ -119,6 +119,38 @@ def test_dicom_with_odd_tags_is_read_or_refused(tmp_path):
         read_film(dicom(tmp_path / "d.dcm", pixels, RescaleSlope=None, RescaleIntercept=0))
 
 
+def test_dicom_of_a_table_of_16_bit_colour_and_palettes(tmp_path):
+    pixels = np.arange(0, 4096, 64, dtype="<u2").reshape(8, 8)
+    plain = read_film(dicom(tmp_path / "a.dcm", pixels))
+    table = pydicom.Dataset()
+    table.LUTDescriptor, table.ModalityLUTType = [4096, 0, 16], "US"
+    table["LUTDescriptor"].VR = "US"
+    table.add_new("LUTData", "OW", (np.arange(4096, dtype="<u2") * 16).tobytes())
+    mapped = read_film(dicom(tmp_path / "b.dcm", pixels, ModalityLUTSequence=[table]))
+    np.testing.assert_allclose(mapped, plain, atol=1)
+    facts = {"SamplesPerPixel": 3, "PlanarConfiguration": 0, "BitsStored": 16, "HighBit": 15}
+    deep = np.repeat(pixels[..., None], 3, axis=2) * 16
+    facts["PixelData"] = deep.astype("<u2").tobytes()
+    path = dicom(tmp_path / "c.dcm", pixels, "RGB", **facts)
+    for film in (read_film(path), read_square(path, 8)[0]):
+        assert film.dtype == np.uint8
+        np.testing.assert_allclose(film, plain, atol=1)
+    with pytest.raises(ValueError, match="palette"):
+        read_film(dicom(tmp_path / "d.dcm", pixels, "PALETTE COLOR"))
+
+
+def test_16_bit_where_white_is_0_are_inverted(tmp_path):
+    ramp = np.arange(0, 65536, 1024, dtype=np.uint16).reshape(8, 8)
+    Image.fromarray(ramp).save(tmp_path / "black.tif")
+    Image.fromarray(ramp).save(tmp_path / "white.tif", tiffinfo={262: 0})
+    black, (white, remark) = (
+        read_film(tmp_path / "black.tif"),
+        read_with_remark(tmp_path / "white.tif"),
+    )
+    np.testing.assert_array_equal(white, 255 - black)
+    assert "inverted" in remark
+
+
 def test_dicom_of_many_frames_and_deflated_ones(tmp_path):
     pixels = GREY.astype("<u2")
     two = np.stack([pixels, 4095 - pixels])
