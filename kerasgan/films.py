@@ -126,7 +126,8 @@ class Films:
             )
         n = len(images)
         names = facts.get("filenames") or [f"film-{i:05d}.png" for i in range(n)]
-        patients = [""] * n if patients is None else [str(patient) for patient in patients]
+        patients = [""] * n if patients is None else patients
+        patients = ["" if pd.isna(patient) else str(patient) for patient in patients]
         splits = [split] * n if isinstance(split, str) else list(split)
         kinds = [classes[label] for label in labels]
         columns = ([""] * n, names, kinds, splits, patients)
@@ -212,7 +213,8 @@ class Films:
         """Whether all pixels are in memory, or few enough to be kept there: up to `MEMORY`."""
         return "images" in self._pixels or len(self) * (self.size or 0) ** 2 <= MEMORY
 
-    def _one_by_one(self):
+    def one_by_one(self):
+        """Yields the films' pixels, uint8 (h, w, 1), however many there are."""
         if self.in_memory:
             return iter(self.images)
         chunks = (range(i, min(i + 256, len(self))) for i in range(0, len(self), 256))
@@ -222,7 +224,7 @@ class Films:
     def hash(self):
         """sha256 over class, file name and pixels of every film, whatever their order."""
         if "hash" not in self._pixels:
-            rows = zip(self.index["class"], self.index["filename"], self._one_by_one(), strict=True)
+            rows = zip(self.index["class"], self.index["filename"], self.one_by_one(), strict=True)
             lines = sorted(
                 f"{kind}/{name} {hashlib.sha256(image.tobytes()).hexdigest()}"
                 for kind, name, image in rows
@@ -478,6 +480,9 @@ def stored_paths(films, folder):
     return paths
 
 
+REPLACED = "replaced.json"  # the files of a set while another takes its place
+
+
 def _flat(name):
     return name.replace("/", "-")
 
@@ -538,6 +543,9 @@ def save_films(films, folder):
                 continue
             if before is None:
                 raise ValueError(f"{path} is another film: choose another folder, or delete it")
+        if before and not (folder / REPLACED).exists():  # from here on neither the old nor the new
+            names = sorted(path.relative_to(folder).as_posix() for path in before)
+            write_text(folder / REPLACED, json.dumps({"files": names}))
         write_bytes(path, content)
     index = films.index.assign(path=[str(path) for path in paths])
     index["filename"] = [path.name for path in paths]
@@ -545,6 +553,7 @@ def save_films(films, folder):
     write_index(stored, folder)
     for path in (before or set()) - set(paths):
         path.unlink(missing_ok=True)
+    (folder / REPLACED).unlink(missing_ok=True)
     return stored
 
 
@@ -558,6 +567,9 @@ def _stored_before(films, folder):
         raise ValueError(f"{folder} holds the films of {about.get('name')}: {remedy}")
     if not (folder / "index.csv").is_file():  # stopped before it was whole
         return set()
+    if (folder / REPLACED).is_file():  # stopped while it was replaced
+        names = read_json(folder / REPLACED, remedy).get("files", ())
+        return {folder / inner_path(str(name)) for name in names}
     index = read_table(folder / "index.csv", remedy)
     rows = index.reindex(columns=["split", "class", "filename"]).fillna("").astype(str)
     return {folder / inner_path(*row) for row in rows.itertuples(index=False)}

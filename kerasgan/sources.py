@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from kerasgan.films import COLUMNS, Films, check_distinct, check_size, inner_path
+from kerasgan.films import COLUMNS, REPLACED, Films, check_distinct, check_size, inner_path
 from kerasgan.reading import image_size, is_dicom
 from kerasgan.runs import absolute, read_json, write_text
 
@@ -56,7 +56,8 @@ def load_films(source="auto", size=None, patient_pattern=None, test_share=0.2, s
         size: Side in pixels the films are resized to when read; `None` keeps their own.
         patient_pattern: For films of a folder whose patient is not known: regular expression on
             the file name's stem whose first group, or whole match, is the patient.
-        test_share: Share of films for the test split of a folder without splits.
+        test_share: Share of films for the test split of a folder without splits, above 0 and at
+            most 0.5; rounded to one in so many.
         seed: Integer seed of that split, and of simulated films.
         keep: Whether that split is kept in the folder, as `index.csv`.
 
@@ -279,6 +280,8 @@ def _folder(folder, size, pattern, test_share, seed, keep):
             f"no folder {folder}. A source is auto, simulated, "
             f"{', '.join(COLLECTIONS)}, or a folder with one folder of images per class"
         )
+    if (folder / REPLACED).is_file():
+        raise ValueError(f"{folder} is not whole: give the command that fills it once more")
     table = next((folder / name for name in _TABLES if (folder / name).is_file()), None)
     if table is not None:
         index = _read_table(table)
@@ -408,6 +411,8 @@ def _with_split(index, test_share, seed):
     """Adds a split into training and test films: stratified, by patient, a function of the seed."""
     from sklearn.model_selection import StratifiedGroupKFold
 
+    if not 0 < test_share <= 0.5:
+        raise ValueError(f"test_share must be above 0 and at most 0.5. Received: {test_share}")
     groups = index["patient"].where(
         index["patient"] != "", index["class"] + "/" + index["filename"]
     )

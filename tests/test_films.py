@@ -18,6 +18,7 @@ from kerasgan.films import (
     to_uint8,
 )
 from kerasgan.preparation import prepare
+from kerasgan.runs import write_bytes
 from kerasgan.sources import load_films
 
 
@@ -115,8 +116,10 @@ def test_a_patient_on_both_sides_is_in_test_alone():
     assert len(alone) == 2 and not len(none)
 
 
-def test_unknown_patients_are_one_per_film():
-    films = Films.from_arrays(np.zeros((4, 16, 16), np.uint8), [0, 0, 1, 1], CLASSES[:2])
+@pytest.mark.parametrize("patients", [None, [None, "", np.nan, None]])
+def test_unknown_patients_are_one_per_film(patients):
+    images = np.zeros((4, 16, 16), np.uint8)
+    films = Films.from_arrays(images, [0, 0, 1, 1], CLASSES[:2], patients=patients)
     assert len(set(films.patients)) == 4
 
 
@@ -186,6 +189,27 @@ def test_epoch_numbers_count_iterations():
 def test_odd_sizes_are_refused(size):
     with pytest.raises(ValueError, match="power of two"):
         check_size(size)
+
+
+def test_a_set_that_is_replaced_in_part_does_not_pass_for_whole(films16, tmp_path, monkeypatch):
+    save_films(films16, tmp_path)
+    other = dataclasses.replace(films16.first(6), _pixels={"images": 255 - films16.first(6).images})
+    written = []
+
+    def full(path, content):
+        if len(written) == 4:
+            raise OSError(28, "No space left on device")
+        written.append(path)
+        write_bytes(path, content)
+
+    monkeypatch.setattr("kerasgan.films.write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        save_films(other, tmp_path)
+    with pytest.raises(ValueError, match="not whole"):
+        load_films(tmp_path)
+    monkeypatch.undo()
+    again = load_films(save_films(other, tmp_path) and tmp_path)
+    assert again.hash == other.hash and not again.skipped, "no file of the old set is left"
 
 
 def test_concat_joins_and_refuses_others(films16):

@@ -368,3 +368,11 @@ def test_size_is_checked_and_applied(tmp_path):
 def test_the_platform_cache_is_the_default(monkeypatch):
     monkeypatch.delenv("KERASGAN_HOME", raising=False)
     assert "kerasgan" in os.fspath(sources._cache())
+
+
+@pytest.mark.parametrize("share", [0, 0.6, -1])
+def test_a_share_of_test_films_that_is_none_is_refused(tmp_path, share):
+    save_films(simulate_films(4, size=16, test_per_class=0), tmp_path)
+    (tmp_path / "index.csv").unlink()
+    with pytest.raises(ValueError, match="test_share must be"):
+        load_films(tmp_path, test_share=share)
