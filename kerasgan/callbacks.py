@@ -179,6 +179,10 @@ class StopOnNaN(keras.callbacks.Callback):
         super().__init__()
         self.reason, self.epoch = None, 0
 
+    def on_train_begin(self, logs=None):
+        """Forgets a training before."""
+        self.reason = None
+
     def on_epoch_begin(self, epoch, logs=None):
         """Remembers the epoch for the message."""
         self.epoch = epoch

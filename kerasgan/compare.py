@@ -1,6 +1,7 @@
 """The comparison: arms of real, classic and synthetic images, one classifier fitted to each."""
 
 from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
 import keras
@@ -9,7 +10,7 @@ import pandas as pd
 import tensorflow as tf
 from scipy import stats
 
-from kerasgan.callbacks import Checkpoint, StopOnNaN
+from kerasgan.callbacks import Checkpoint, StopOnNaN, is_chief
 from kerasgan.classify import fit_transfer
 from kerasgan.crossval import parallel
 from kerasgan.films import check_uint8, epoch_numbers, to_float
@@ -140,8 +141,8 @@ def fit_classifier(model, images, labels, epochs=750, batches=4, batch_size=64, 
         The history, a DataFrame `epoch, loss, accuracy[, val_loss, val_accuracy]`.
 
     Raises:
-        ValueError: If images and labels differ in length, are none or of another dtype, or an
-            option is unknown.
+        ValueError: If images and labels differ in length, are none or of another dtype, an option
+            is unknown, or the folder's training is of other images, labels or options.
         FloatingPointError: If the training produced NaN.
     """
     images, labels, known = check_uint8(images), np.asarray(labels), model.output_shape[-1]
@@ -163,6 +164,13 @@ def fit_classifier(model, images, labels, epochs=750, batches=4, batch_size=64, 
         _prepare_for_workers(model, images[:1], labels[:1])
     stop, callbacks, first, history = StopOnNaN(), [], 0, None
     if options.get("folder"):
+        if is_chief(model):
+            told = (sha256(x.tobytes()).hexdigest()[:16] for x in (images, labels.astype(np.int64)))
+            facts = dict(zip(("images", "labels"), told, strict=True))
+            facts |= {"batches": batches, "batch_size": batch_size, "seed": seed}
+            begin(
+                options["folder"], {}, double_softmax=bool(options.get("double_softmax")), **facts
+            )
         checkpoint = Checkpoint(Path(options["folder"]) / "checkpoint", max(1, epochs // 5))
         first, callbacks = checkpoint.restore(model), [checkpoint]
     watched = options.get("validation")
@@ -493,7 +501,7 @@ def reproduce(films, folder, synthetic, seeds=10, on_arm=None, **options):
         home, seeds = Path(folder) / "arms", range(seeds) if isinstance(seeds, int) else seeds
         jobs = [
             (number, [arm], train, test, classic, sets.get(suffix), home, seed, options)
-            for number, (arm, seed, suffix) in enumerate(_plan(arms, sets, seeds, again))
+            for number, (arm, seed, suffix) in enumerate(plan(arms, sets, seeds, again))
         ]
         done, table = {}, pd.DataFrame()
         for number, rows in parallel(_reproduced, jobs, n_jobs):
@@ -522,7 +530,7 @@ def reproduce_by_transfer(films, folder, synthetic, encoder, arms=REFERENCE_ARMS
     train, test = films.split("train"), films.split("test")
     classic, sets = _stored_sets(train, folder, synthetic, arms)
     encoder, tables = _remembering(encoder), []
-    for arm, seed, suffix in _plan(arms, sets, (0,)):
+    for arm, seed, suffix in plan(arms, sets, (0,)):
         images = _training_set(arm, train, classic, sets.get(suffix))
         chances = fit_transfer(encoder, *images, classic=False)(test.images)
         rows = classification_scores(test.labels, chances, test.classes)
@@ -564,8 +572,18 @@ _SETS = ("classic", "synthetic")
 _REPRODUCTION = ["arm", "seed", "evaluation", "class", "metric", "value", "published", "data_hash"]
 
 
-def _plan(arms, sets, seeds, again=()):
-    """Triples (arm, seed, suffix of its synthetic set): some first, then all, then those again."""
+def plan(arms, sets, seeds, again=()):
+    """What `reproduce` fits, in order: `again` first, then all other arms, then `again` once more.
+
+    Args:
+        arms: Dict of the arms.
+        sets: Suffixes of the synthetic sets.
+        seeds: The seeds.
+        again: Names of the arms of every seed; the others are of seed 0 alone.
+
+    Yields:
+        Triples (arm, seed, suffix of its synthetic set).
+    """
     own = [
         (replace(arm, name=f"{arm.name} {suffix}".strip()), suffix)
         for arm in arms.values()

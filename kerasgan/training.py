@@ -1,5 +1,6 @@
 """Training recipes: the reference study's GAN, and a `fit` that resumes."""
 
+from hashlib import sha256
 from pathlib import Path
 
 import keras
@@ -189,10 +190,16 @@ def fit_gan(gan, films, epochs, folder, batch_size=32, every=10, grids=8):
 def _recipe(gan):
     """What else a training must go on with: loss, rates, augmentation, penalties, averaging."""
     optimizers = gan.generator_optimizer, gan.discriminator_optimizer
+    inner = (getattr(optimizer, "inner_optimizer", optimizer) for optimizer in optimizers)
+    configs = [optimizer.get_config() for optimizer in inner]
     own = gan.augment.get_config() if gan.augment is not None else {}
+    frozen = [] if gan.frozen is None else gan.frozen.get_weights()
+    frozen = b"".join(weights.tobytes() for weights in frozen)
     return {
-        "loss": getattr(gan.gan_loss, "__name__", str(gan.gan_loss)),
-        "rates": [optimizer.get_config()["learning_rate"] for optimizer in optimizers],
+        "loss": getattr(gan.gan_loss, "__name__", type(gan.gan_loss).__name__),
+        "rates": [config["learning_rate"] for config in configs],
+        "momenta": [config.get("beta_1") for config in configs],
+        "frozen": sha256(frozen).hexdigest()[:16],
         "augment": {name: own[name] for name in own if name not in ("name", "dtype", "trainable")},
         **{name: getattr(gan, name) for name in ("ema", "r1", "r2", "penalty_every")},
     }

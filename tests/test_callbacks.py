@@ -132,6 +132,8 @@ def test_nan_stops_the_training_and_keeps_the_last_good_state(films16, tmp_path)
     callbacks = [Poison(), stop, checkpoint]
     gan.fit(films16.batches(16), epochs=9, callbacks=callbacks, verbose=0)
     assert "epoch 3, batch 1" in stop.reason and "learning rate" in stop.reason
+    small_gan().fit(films16.batches(16), epochs=2, callbacks=[stop], verbose=0)
+    assert stop.reason is None, "it forgets a training before"
     again = small_gan()
     assert Checkpoint(tmp_path).restore(again) == 2
     assert all(np.isfinite(value).all() for value in again.get_weights())

@@ -1,5 +1,6 @@
 import json
 
+import keras
 import numpy as np
 import pytest
 
@@ -36,7 +37,8 @@ def test_a_training_of_other_films_is_not_gone_on_with(films16, tmp_path):
 
 def test_a_training_of_another_recipe_is_not_gone_on_with(films16, tmp_path):
     fit_gan(best_gan(16, 2, steps=10), films16, 1, tmp_path)
-    for changes in ({"steps": 20}, {"policy": ("cutout",)}, {"loss": "hinge"}, {"ema": 0.9}):
+    others = {"steps": 20, "policy": ("cutout",), "loss": "hinge", "ema": 0.9, "momentum": 0.0}
+    for changes in ({name: value} for name, value in others.items()):
         with pytest.raises(ValueError, match="was begun with"):
             fit_gan(best_gan(16, 2, **{"steps": 10, **changes}), films16, 2, tmp_path)
     settings = tmp_path / "settings.json"
@@ -44,6 +46,20 @@ def test_a_training_of_another_recipe_is_not_gone_on_with(films16, tmp_path):
     known["facts"] = {name: known["facts"][name] for name in ("films", "seed", "batch_size")}
     settings.write_text(json.dumps(known))  # as an older version wrote it: goes on
     assert len(fit_gan(best_gan(16, 2, steps=10), films16, 2, tmp_path)) == 2
+
+
+def test_other_frozen_weights_are_not_overwritten_and_a_scaled_optimizer_is_fine(films16, tmp_path):
+    for seed in (0, 1):
+        keras.utils.set_random_seed(seed)
+        encoder = build_resnet(16, width=2)
+        gan = best_gan(16, 2, steps=10, encoder=encoder, moments=0, hog=0)
+        optimizers = gan.generator_optimizer, gan.discriminator_optimizer
+        gan.compile(*map(keras.optimizers.LossScaleOptimizer, optimizers), loss="hinge")
+        if seed:
+            with pytest.raises(ValueError, match="was begun with frozen="):
+                fit_gan(gan, films16, 2, tmp_path)
+        else:
+            fit_gan(gan, films16, 1, tmp_path)
 
 
 def test_a_change_of_the_best_recipe_is_a_word():
