@@ -156,6 +156,8 @@ def _save(model, role, folder, trained_on, facts, images=None, trained_with=None
             "films": len(trained_on),
             "hash": trained_on.hash,
             "patients": sorted(map(_code, set(seen.patients))),
+            # Should these films' patients become known, or their split be made anew.
+            "unknown": sorted(_codes_of_unknown(seen)),
         },
         **facts,
         "versions": _versions(),
@@ -167,6 +169,8 @@ def _save(model, role, folder, trained_on, facts, images=None, trained_with=None
     write_model(model, folder / f"{role}.keras")
     if images is not None and len(images):
         write_bytes(folder / "samples.png", _png_grid(images))
+    else:
+        (folder / "samples.png").unlink(missing_ok=True)  # of a model saved there before
     write_text(folder / "card.json", json.dumps(card, indent=2) + "\n")
     return folder
 
@@ -181,8 +185,9 @@ def write_model(model, path):
         model: The model.
         path: The file's path; its folder is made.
     """
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    plain, partial = (Path(path).with_name(f"{name}.keras") for name in ("plain", "partial"))
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plain, partial = (path.with_name(f".{path.stem}.{name}.keras") for name in ("plain", "partial"))
     try:
         model.save(plain)
         packed = zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED)
@@ -410,14 +415,22 @@ def list_models(folder="saved_models"):
 
 def _code(patient):
     """A patient's code on a card that is shared: file names and ids may tell who it is."""
-    return hashlib.sha256(str(patient).encode()).hexdigest()[:16]
+    text = patient if isinstance(patient, bytes) else str(patient).encode()
+    return hashlib.sha256(text).hexdigest()[:16]
+
+
+def _codes_of_unknown(films):
+    """Codes of the films whose patients are not known, by their pixels."""
+    unknown = films.take((films.index["patient"] == "").to_numpy())
+    return {_code(image.tobytes()) for image in unknown.one_by_one()}
 
 
 def shared_patients(card, films):
     """Returns the patients of films that a saved model was trained on.
 
     Args:
-        card: Card of the model, with codes of its patients, or, of an older one, their names.
+        card: Card of the model, with codes of its patients, or, of an older one, their names, and
+            of those films, by their pixels, whose patients were not known.
         films: The `Films`.
 
     Returns:
@@ -426,12 +439,17 @@ def shared_patients(card, films):
     Raises:
         ValueError: If the card's list of patients is damaged.
     """
-    known = card["data"].get("patients", [])
-    if not (isinstance(known, list) and all(isinstance(code, str) for code in known)):
+    known, unknown = (card["data"].get(name, []) for name in ("patients", "unknown"))
+    both = [known, unknown]
+    if not all(isinstance(x, list) and all(isinstance(code, str) for code in x) for x in both):
         raise ValueError(f"the card of {card['name']} has no list of patients: save the model anew")
-    known = set(known)
-    own = {str(patient) for patient in films.patients}
-    return sorted(patient for patient in own if {patient, _code(patient)} & known)
+    known, patients = set(known), films.patients.astype(str)
+    found = {patient for patient in set(patients) if {patient, _code(patient)} & known}
+    if unknown:
+        codes = (_code(image.tobytes()) for image in films.one_by_one())
+        seen = np.isin([*codes], unknown)
+        found |= {*patients[seen]}
+    return sorted(found)
 
 
 def check_trained_on(card, films, held_out=None):

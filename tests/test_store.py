@@ -22,6 +22,7 @@ from kerasgan.store import (
     save_classifier,
     save_generator,
     shared_patients,
+    write_model,
 )
 
 
@@ -215,4 +216,31 @@ def test_a_save_that_fails_leaves_the_old_model(saved, films16, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         save_generator(other, saved[1], films16.only("covid"))
     assert (saved[1] / "generator.keras").read_bytes() == before
-    assert not list(saved[1].glob("partial*"))
+    assert not list(saved[1].glob(".*"))
+
+
+def test_films_are_known_again_when_their_patients_get_names(films16, tmp_path):
+    unnamed = films16.only("covid")
+    unnamed = replace(unnamed, index=unnamed.index.assign(patient=""))
+    folder = save_generator(build_generator(16, width=4), tmp_path / "g", unnamed.split("train"))
+    named = replace(unnamed, index=unnamed.index.assign(patient="someone", split="test"))
+    assert shared_patients(read_card(folder), named) == ["someone"]
+    others = replace(named, _pixels={"images": 255 - named.images})
+    assert not shared_patients(read_card(folder), others)
+
+
+def test_a_model_leaves_other_files_and_old_samples_do_not_stay(films16, tmp_path):
+    (tmp_path / "plain.keras").write_bytes(b"mine")
+    write_model(build_generator(16, width=4), tmp_path / "partial.keras")
+    assert (tmp_path / "plain.keras").read_bytes() == b"mine"
+    assert {path.name for path in tmp_path.iterdir()} == {"plain.keras", "partial.keras"}
+    films = films16.only("covid")
+    folder = save_generator(build_generator(16, width=4), tmp_path / "g", films)
+    assert (folder / "samples.png").is_file()
+    film = films.images[0, ..., 0].ravel() / 127.5 - 1
+    latent = keras.Input((100,))
+    copy = keras.layers.Dense(256, kernel_initializer="zeros")(latent)
+    copier = keras.Model(latent, keras.layers.Reshape((16, 16, 1))(copy))
+    copier.layers[1].set_weights([np.zeros((100, 256)), film])
+    save_generator(copier, folder, films)
+    assert not (folder / "samples.png").exists() and "copies" in read_card(folder)["samples"]
