@@ -33,6 +33,7 @@ def main(arguments=None):
     arguments = _parser().parse_args(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's talk of processors and GPUs
     try:
+        _expand(arguments)
         return arguments.command(arguments) or 0
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on where this one stopped.", file=sys.stderr)
@@ -48,6 +49,15 @@ def main(arguments=None):
             file=sys.stderr,
         )
         return 1
+
+
+def _expand(arguments):
+    """Makes folders absolute: a shell leaves the ~ of `--folder=~/films` as it is."""
+    from kerasgan.runs import absolute
+
+    for name in {"folder", "out"} & vars(arguments).keys():
+        if (value := getattr(arguments, name)) is not None:
+            setattr(arguments, name, str(absolute(value)))
 
 
 def _parser():
@@ -439,7 +449,8 @@ def _synthesise(arguments):
         print("not screened for copies of films: --screen FILMS leaves out what comes near to one")
     else:
         films.only(*classes)  # refuses films that lack one
-        _warn_of_other_films(card, films)
+        if text := _of_other_films(card, films):
+            print(f"WARNING: {text}")
     images, tables = [], []
     for label, name in enumerate(classes):
         which = label if conditional else None
@@ -470,21 +481,22 @@ def _synthesise(arguments):
     print(f"{len(made)} synthetic images in {Path(arguments.folder).resolve()}; not for diagnosis")
 
 
-def _warn_of_other_films(card, films):
-    """Says so where a screen's films are not those that the generator was trained on."""
+def _of_other_films(card, films):
+    """A sentence where films are not those that the generator was trained on, else nothing."""
     films = films.only(*(name for name in card["classes"] if name in films.classes))
     own, (rest, _) = films.split("train"), films.train_test()
-    if card["data"].get("hash") not in (own.hash, rest.hash):
-        print(
-            f"WARNING: {card['name']} was trained on other films ({card['data'].get('films')} of "
-            f"{card['data'].get('name')}) than {films.name}'s {len(own)}: copies of those may pass"
-        )
+    if card["data"].get("hash") in (own.hash, rest.hash):
+        return ""
+    return (
+        f"{card['name']} was trained on other films ({card['data'].get('films')} of "
+        f"{card['data'].get('name')}) than {films.name}'s {len(own)}: copies of those may pass"
+    )
 
 
 def _quality(arguments):
     from kerasgan import plots, quality, report
     from kerasgan.sources import load_films
-    from kerasgan.store import load_safely
+    from kerasgan.store import add_scores, load_safely
     from kerasgan.synthesis import load_samples
 
     if arguments.classes and arguments.discriminator:
@@ -496,6 +508,11 @@ def _quality(arguments):
         raise ValueError(f"generated sets need names of their own. Received: {arguments.fake}")
     fakes = {name: _by_class(drawn) for name, drawn in samples.items()}
     films = load_films(arguments.real, size=next(iter(samples.values())).size).only(*classes)
+    cards = _cards(arguments.fake, classes)
+    if other := [text for card in cards.values() if (text := _of_other_films(card, films))]:
+        if arguments.cards:
+            raise ValueError(f"{other[0]}. Leave --cards, or give the films trained on")
+        print(f"WARNING: {other[0]}")
     real, test = films.train_test()
     authors = _by_class(load_samples(arguments.authors, classes)) if arguments.authors else None
     encoder = [_encoder(name) for name in arguments.encoder or [None]]
@@ -513,8 +530,9 @@ def _quality(arguments):
         plots.save_figure(figure, Path(arguments.out).with_suffix(".png"))
         copies = Path(arguments.out).with_suffix(".copies.csv")
         write_text(copies, _near_copies(real, samples).to_csv(index=False))
-    if arguments.cards:
-        _add_scores(arguments.fake, table)
+    for path, kind, folder in cards if arguments.cards else ():
+        own = (table["generator"] == path.stem) & table["class"].isin([kind, "macro"])
+        add_scores(folder, table[own])
     shown = table.to_string(index=False, float_format="{:.3g}".format)
     print(f"{shown}\n\n{report.caution(films)}")
 
@@ -549,14 +567,16 @@ def _encoder(name):
     return Encoder.keras(name) if name.endswith(".keras") else Encoder.imagenet(name)
 
 
-def _add_scores(paths, table):
-    from kerasgan.store import add_scores
+def _cards(paths, classes):
+    """The cards of the saved generators `<path>-<class>`, by (path, class, folder)."""
+    from kerasgan.store import read_card
 
-    for path in map(Path, paths):
-        scores = table[table["generator"] == path.stem]
-        for kind in set(scores["class"]) - {"macro"}:
-            if (folder := path.with_name(f"{path.name}-{kind}")).is_dir():
-                add_scores(folder, scores[scores["class"].isin([kind, "macro"])])
+    places = [
+        (path, kind, path.with_name(f"{path.name}-{kind}"))
+        for path in map(Path, paths)
+        for kind in classes
+    ]
+    return {place: read_card(place[2]) for place in places if (place[2] / "card.json").is_file()}
 
 
 def _pretrained(name, arguments):
@@ -586,8 +606,6 @@ def _compare(arguments):
     if arguments.encoder and "transfer" not in classifiers:
         raise ValueError("--encoder is of --classifiers transfer; the GANs' is --gan-encoder")
     out = Path(arguments.out or arguments.folder)
-    if (out / "stages").is_dir():
-        raise ValueError(f"{out} holds a run, whose comparison.csv would be lost: choose another")
     films, go_on = load_films(arguments.data, size=arguments.size), arguments.first_repeat > 0
     if films.note:
         print(films.note)
@@ -596,11 +614,11 @@ def _compare(arguments):
             f"--first-repeat must be of 0 to {arguments.repeats - 1}. Received: "
             f"{arguments.first_repeat}"
         )
-    if go_on and not (out / "comparison.csv").is_file():
-        raise FileNotFoundError(f"no {out / 'comparison.csv'} to go on from: leave --first-repeat")
+    report.check_tables(out, films, arguments.folds, classifiers[0], arguments.first_repeat)
 
     def save(folder):
-        report.write_rows(out, "comparison", crossval.read_scores(folder, films), go_on)
+        rows = crossval.read_scores(folder, films, classifiers)
+        report.write_rows(out, "comparison", rows, go_on)
 
     probes = () if arguments.no_probes else mixes.PROBES
     further = {arm.name: arm for arm in mixes.FURTHER_ARMS}
@@ -626,7 +644,7 @@ def _compare(arguments):
         scheduler=arguments.scheduler,
     )
     scores, table = report.write_evaluation(
-        films, arguments.folder, out, arguments.folds, classifiers[0], go_on
+        films, arguments.folder, out, arguments.folds, classifiers, go_on
     )
     macro = scores[scores["class"] == "macro"]
     print(macro.pivot_table("value", ["classifier", "arm"], "metric").round(3).to_string())
@@ -658,8 +676,9 @@ def _reproduction(arguments):
     if not 0 <= first < arguments.seeds:
         raise ValueError(f"--first-seed must be of 0 to {arguments.seeds - 1}. Received: {first}")
     again = arguments.again or compare.MAIN_ARMS
-    own = {f"{name} {suffix}".strip() for name in again for suffix in sets}
-    earlier = report.earlier_seeds(path, first, films, own) if first else None
+    arms, seeds = compare.REFERENCE_ARMS, range(first, arguments.seeds)
+    fitted = {(arm.name, seed) for arm, seed, _ in compare.plan(arms, sets, seeds, again)}
+    earlier = report.earlier_rows(path, fitted, films, arguments.transfer, first > 0)
 
     def together(table):
         return pd.concat([earlier, table, fast], ignore_index=True)
@@ -667,7 +686,7 @@ def _reproduction(arguments):
     def save(table):
         write_text(path, together(table).to_csv(index=False))
 
-    if arguments.transfer and not first:
+    if arguments.transfer:
         encoder = transfer_encoder(arguments.transfer)
         fast = compare.reproduce_by_transfer(films, arguments.folder, sets, encoder)
     table = together(
@@ -675,7 +694,7 @@ def _reproduction(arguments):
             films,
             arguments.folder,
             sets,
-            range(first, arguments.seeds),
+            seeds,
             save,
             again=again,
             epochs=arguments.epochs,

@@ -380,7 +380,7 @@ def _histogram(images):
     return np.array([np.histogram(image, 8, (0, 256))[0] for image in images])
 
 
-def read_predictions(folder):
+def read_predictions(folder, classifiers=None):
     """Reads all finished cells of an evaluation.
 
     Where several classifiers learned from an arm, their ensemble is added, under the names joined
@@ -388,6 +388,7 @@ def read_predictions(folder):
 
     Args:
         folder: Folder given to `cross_validate`.
+        classifiers: Names of those read, beside the baselines; all by default.
 
     Returns:
         DataFrame, one row per film and cell: `arm, filename, class, patient, kind, classifier,
@@ -401,6 +402,8 @@ def read_predictions(folder):
         raise FileNotFoundError(f"no finished cells in {folder}: run cross_validate first")
     remedy = "delete it, and run cross_validate again"
     cells = pd.concat([read_table(path, remedy) for path in paths], ignore_index=True)
+    if classifiers is not None:
+        cells = cells[cells["classifier"].isin([*classifiers, "scikit-learn"])]
     return pd.concat([cells, _ensembles(cells)], ignore_index=True)
 
 
@@ -420,18 +423,19 @@ def _ensembles(cells):
 _KEYS = ["arm", "kind", "classifier", "repeat", "fold", "seed"]
 
 
-def read_scores(folder, films):
+def read_scores(folder, films, classifiers=None):
     """Scores all finished cells of an evaluation.
 
     Args:
         folder: Folder given to `cross_validate`.
         films: The `Films` evaluated.
+        classifiers: As of `read_predictions`.
 
     Returns:
         The tidy table of `cross_validate`.
     """
     tables = []
-    for key, cell in read_predictions(folder).groupby(_KEYS, sort=False):
+    for key, cell in read_predictions(folder, classifiers).groupby(_KEYS, sort=False):
         labels = [films.classes.index(name) for name in cell["class"]]
         chances = cell[[f"p_{name}" for name in films.classes]].to_numpy()
         scores = classification_scores(labels, chances, films.classes)

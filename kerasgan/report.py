@@ -152,7 +152,43 @@ def write_report(run, stages=()):
     return path
 
 
-def write_evaluation(films, folder, out, n_splits, classifier, go_on=False):
+def check_tables(out, films, n_splits, classifier, first_repeat=0):
+    """Refuses, before anything is computed, a folder of tables that an evaluation cannot join.
+
+    Args:
+        out: Folder of the tables, as of `write_evaluation`.
+        films: The `Films` to be evaluated.
+        n_splits: Folds a repeat.
+        classifier: The classifier whose earlier repeats are gone on from.
+        first_repeat: The first repeat that is not in the tables yet.
+
+    Raises:
+        ValueError: If they are those of a run, of other films, or lack folds of earlier repeats.
+        FileNotFoundError: If there are none to go on from.
+    """
+    out, path = Path(out), Path(out) / "comparison.csv"
+    if (out / "stages").is_dir():
+        raise ValueError(f"{out} holds a run, whose comparison.csv would be lost: choose another")
+    for name in ("comparison", "statistics", "levels") if first_repeat else ():
+        if not (out / f"{name}.csv").is_file():
+            raise FileNotFoundError(f"no {out / name}.csv to go on from: leave --first-repeat")
+    if not path.is_file():
+        return
+    table = read_table(path, "move it away, and try again")
+    if not {"classifier", "repeat", "fold", "data_hash"} <= set(table):
+        raise ValueError(f"{path} is no table of this kind: move comparison.csv away")
+    if set(table["data_hash"]) - {films.hash[:16]}:
+        raise ValueError(f"{path} is of other films: give another --out, or move it away")
+    for repeat in range(first_repeat):
+        own = table[(table["classifier"] == classifier) & (table["repeat"] == repeat)]
+        if set(own["fold"]) != set(range(n_splits)):
+            raise ValueError(
+                f"{path} has the folds {sorted(set(own['fold']))} of repeat {repeat} of "
+                f"{classifier}, not {n_splits}: evaluate these first, or give another --out"
+            )
+
+
+def write_evaluation(films, folder, out, n_splits, classifiers, go_on=False):
     """Writes tables and figures of a cross-validation, none with a film's pixels in it.
 
     Args:
@@ -161,7 +197,7 @@ def write_evaluation(films, folder, out, n_splits, classifier, go_on=False):
         out: Folder of `comparison.csv`, `statistics.csv`, `levels.csv` (`crossval.levels`) and
             `figures/comparison-<classifier>-*`; rows of other classifiers on the same films stay.
         n_splits: Folds a repeat.
-        classifier: The classifier of the primary contrast.
+        classifiers: Names of the classifiers, that of the primary contrast first.
         go_on: Whether to go on from the earlier repeats that `out` has: the t-tests are then of all
             folds; what is of predictions (bootstrap, McNemar, the other figures) stays.
 
@@ -173,14 +209,14 @@ def write_evaluation(films, folder, out, n_splits, classifier, go_on=False):
     """
     from kerasgan import crossval, plots
 
-    out, n_test = Path(out), len(films) // n_splits
-    comparison = crossval.read_scores(folder, films)
+    out, n_test, classifier = Path(out), len(films) // n_splits, classifiers[0]
+    comparison = crossval.read_scores(folder, films, classifiers)
     known, sizes = write_rows(out, "comparison", comparison, go_on), (len(films) - n_test, n_test)
     if go_on:
         comparison = known[known["classifier"].isin(comparison["classifier"])]
         predictions, figures = None, {}
     else:
-        predictions = crossval.read_predictions(folder)
+        predictions = crossval.read_predictions(folder, classifiers)
         figures = _figures_of_predictions(predictions, films, classifier)
     statistics = crossval.contrasts(comparison, *sizes, predictions, classifier)
     levels = crossval.levels(comparison, *sizes, predictions)
@@ -275,39 +311,41 @@ def _beside(before, table, known, go_on):
     values = both.groupby(keys)["value"]
     other = (values.max() - values.min() > 1e-5).any()  # processors differ by less
     if both["data_hash"].nunique() > 1 or other:
-        if go_on:
-            raise ValueError(
-                "the earlier repeats are of other films or folds: give another folder of tables"
-            )
-        return table
+        raise ValueError("the tables there are of other films or folds: give another folder")
     return both[~both.duplicated(keys, keep="last")]
 
 
-def earlier_seeds(path, first, films, arms):
-    """Reads the rows that stay in a table of `compare.reproduce` that goes on from a seed.
+def earlier_rows(path, fitted, films, transfer=False, needed=False):
+    """Reads the rows that stay in a table of `compare.reproduce` when some arms are fitted anew.
 
     Args:
         path: The table's path.
-        first: The seed.
+        fitted: Set of (arm, seed) that are fitted.
         films: The collection's `Films`.
-        arms: Names of the arms that go on.
+        transfer: Whether the evaluation `transfer` is made anew, too.
+        needed: Whether there must be a table, to go on from.
 
     Returns:
-        The rows of the seeds before it, and of all seeds of other arms.
+        The other rows.
 
     Raises:
         ValueError: If the table is damaged, or of other films.
-        FileNotFoundError: If there is none.
+        FileNotFoundError: If it is needed and not there.
     """
-    remedy = "run the reproduction from seed 0"
+    remedy = "move it away, or give another --out"
     if not path.is_file():
-        raise FileNotFoundError(f"no {path} to go on from: {remedy}")
+        if needed:
+            raise FileNotFoundError(f"no {path} to go on from: run the reproduction from seed 0")
+        return None
     table = read_table(path, remedy)
-    if not {"data_hash", "seed"} <= set(table):
+    if not {"data_hash", "seed", "arm", "evaluation"} <= set(table):
         raise ValueError(f"{path} is no table of a reproduction: {remedy}")
-    if list(table["data_hash"].unique()) != [films.split("train").hash[:16]]:
-        raise ValueError(f"{path} is of other films: {remedy}, or give another --out")
-    return table[(table["seed"] < first) | ~table["arm"].isin(arms)]
+    if set(table["data_hash"]) - {films.split("train").hash[:16]}:
+        raise ValueError(f"{path} is of other films: {remedy}")
+    keys = zip(table["arm"], table["seed"], strict=True)
+    again = np.array([key in fitted for key in keys], bool)
+    linear = table["evaluation"] == "transfer"
+    return table[np.where(linear, not transfer, ~again)]
 
 
 def write_reproduction(films, table, folder, out):

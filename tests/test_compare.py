@@ -5,7 +5,6 @@ import pytest
 import tensorflow as tf
 
 from kerasgan.compare import (
-    MAIN_ARMS,
     PUBLISHED_ACCURACY,
     REFERENCE_ARMS,
     Arm,
@@ -15,6 +14,7 @@ from kerasgan.compare import (
     double_softmax,
     fit_classifier,
     history_of,
+    plan,
     predict,
     published_value,
     reference_arms,
@@ -24,7 +24,7 @@ from kerasgan.compare import (
 )
 from kerasgan.films import Films
 from kerasgan.networks import build_classifier
-from kerasgan.report import earlier_seeds, write_reproduction
+from kerasgan.report import earlier_rows, write_reproduction
 from kerasgan.synthesis import classic_set
 
 SHORT = {"epochs": 3, "batches": 2, "passes": 4}
@@ -191,6 +191,15 @@ def test_misspelt_options_and_arms_are_named(sides, tmp_path):
         fit_classifier(model, train.images, train.labels + 4)
 
 
+def test_a_classifier_of_other_images_is_not_gone_on_with(sides, tmp_path):
+    train, _ = sides
+    options = {"epochs": 1, "batches": 1, "folder": tmp_path}
+    fit_classifier(build_classifier(16, 4), train.images, train.labels, **options)
+    for images, changes in ((255 - train.images, {}), (train.images, {"seed": 1})):
+        with pytest.raises(ValueError, match="was begun with"):
+            fit_classifier(build_classifier(16, 4), images, train.labels, **options, **changes)
+
+
 def test_published_values_average_to_the_published_means():
     for arm, metrics in (("O1+C3", (0.827, 0.943)), ("O1+C3+G3 ours", (0.907, 0.969))):
         for metric, mean in zip(("sensitivity", "specificity"), metrics, strict=True):
@@ -241,18 +250,26 @@ def test_a_reproduction_goes_on_from_an_earlier_table(reproduced, films16, tmp_p
     expected = table[table["seed"] == 1].reset_index(drop=True)
     pd.testing.assert_frame_equal(further, expected, atol=0.26)  # one film of a class of four
     (path := tmp_path / "reproduction.csv").write_text(table.to_csv(index=False))
-    assert set(earlier_seeds(path, 1, films16, MAIN_ARMS)["seed"]) == {0}
-    others = earlier_seeds(path, 1, films16, ["O1+C3"]).groupby("arm")["seed"].max()
+    fitted = {(arm.name, seed) for arm, seed, _ in plan(arms, sets, range(1, 2), ["O1+C3"])}
+    assert fitted == {("O1+C3", 1)}
+    others = earlier_rows(path, fitted, films16).groupby("arm")["seed"].max()
     assert others["O1"] == 1 and others["O1+C3"] == 0
+    linear = table.assign(evaluation="transfer")
+    pd.concat([table, linear]).to_csv(path, index=False)
+    assert len(earlier_rows(path, fitted, films16)) > len(table)
+    assert set(earlier_rows(path, fitted, films16, transfer=True)["evaluation"]) == {
+        *table["evaluation"]
+    }
     options = {"arms": arms, "again": ["O1+C3+G1"], **SHORT}
     chosen = reproduce(films, tmp_path, sets, range(1, 2), **options)
     assert set(chosen["arm"]) == {"O1+C3+G1", "O1+C3+G1 ours"} and set(chosen["seed"]) == {1}
     with pytest.raises(ValueError, match="arms are .* Received: .'O9'"):
         reproduce(films, tmp_path, sets, again=["O9"])
     with pytest.raises(ValueError, match="of other films"):
-        earlier_seeds(path, 1, films16.take(range(1, len(films16))), MAIN_ARMS)
+        earlier_rows(path, fitted, films16.take(range(1, len(films16))))
     with pytest.raises(FileNotFoundError, match="from seed 0"):
-        earlier_seeds(tmp_path / "none.csv", 1, films16, MAIN_ARMS)
+        earlier_rows(tmp_path / "none.csv", fitted, films16, needed=True)
+    assert earlier_rows(tmp_path / "none.csv", fitted, films16) is None
 
 
 def test_a_linear_model_learns_from_the_same_arms(reproduced):

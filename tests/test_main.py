@@ -226,6 +226,10 @@ def test_train_saves_a_generator_per_class_without_the_test_patients(tmp_path, c
     shares = table.query("metric == 'memorized' and generator == 'best'")["value"]
     assert (copies["generator"] == "best").sum() == round(1000 * shares.sum())
     assert (tmp_path / "quality.png").read_bytes().startswith(b"\x89PNG")
+    few = films.take(np.arange(1, len(films)))
+    save_films(few, tmp_path / "few")
+    assert main(["quality", str(tmp_path / "few"), words[2], "--encoder", "hog", "--cards"]) == 1
+    assert "trained on other films" in capsys.readouterr().err
     words = [*words[:3], "--classes", "normal", "--encoder", "hog", "--out"]
     assert main([*words, str(tmp_path / "normal.csv")]) == 0
     assert set(pd.read_csv(tmp_path / "normal.csv")["class"]) == {"normal", "macro"}
@@ -299,3 +303,11 @@ def test_reproduction_writes_its_table(tmp_path, capsys):
     own = further[further["seed"] == 1]
     assert set(own["arm"]) == {"O1", "O1+C3", "O1+C3+G3"} and len(further) == len(table) + len(own)
     assert main([*words, "--first-seed", "2"]) == 1
+
+
+def test_a_home_left_by_the_shell_is_found(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "models").mkdir()
+    assert main(["models", "~/models"]) == 0
+    assert main(["models", "~/nothing"]) == 1
+    assert str(tmp_path / "nothing") in capsys.readouterr().err

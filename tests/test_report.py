@@ -13,6 +13,7 @@ from kerasgan.mixes import CORE_ARMS, Mix
 from kerasgan.report import (
     banner,
     caution,
+    check_tables,
     summary_table,
     write_evaluation,
     write_report,
@@ -94,7 +95,7 @@ def test_an_evaluation_becomes_tables_and_figures(films16, tmp_path):
             table = table.assign(arm=arm.name, kind=arm.kind, classifier=network, repeat=0)
             path = tmp_path / "cells" / f"repeat0-fold{fold}" / f"{arm.name}.csv"
             write_text(path, table.assign(fold=fold).to_csv(index=False))
-    write_evaluation(films16, tmp_path / "cells", tmp_path / "out", 2, "resnet")
+    write_evaluation(films16, tmp_path / "cells", tmp_path / "out", 2, ["resnet"])
     table = pd.read_csv(tmp_path / "out" / "comparison.csv")
     assert list(table) == [
         *("arm", "kind", "classifier", "repeat", "fold", "seed", "class", "metric", "value"),
@@ -116,7 +117,7 @@ def test_an_evaluation_becomes_tables_and_figures(films16, tmp_path):
         if path.stem != "synthetic only":
             own = pd.read_csv(path).assign(fold=int(path.parent.name[-1]), repeat=1)
             write_text(tmp_path / "later" / f"repeat1-{path.parent.name}" / path.name, own.to_csv())
-    options = {"n_splits": 2, "classifier": "resnet", "go_on": True}
+    options = {"n_splits": 2, "classifiers": ["resnet"], "go_on": True}
     scores, tests = write_evaluation(films16, tmp_path / "later", tmp_path / "again", **options)
     assert set(scores["repeat"]) == {0, 1} and len(scores) > 1.8 * len(table)
     folds = tests[tests["metric"] == "specificity"].set_index("arm")["n"]
@@ -142,7 +143,7 @@ def test_an_evaluation_becomes_tables_and_figures(films16, tmp_path):
         own = pd.read_csv(path).assign(fold=int(path.parent.name[-1]))
         own["classifier"] = own["classifier"].replace("resnet", "cnn")
         write_text(path, own.to_csv(index=False))
-    write_evaluation(films16, tmp_path / "cells", tmp_path / "out", 2, "cnn")
+    write_evaluation(films16, tmp_path / "cells", tmp_path / "out", 2, ["cnn"])
     for name, before in {"comparison": table, "statistics": statistics}.items():
         both = pd.read_csv(tmp_path / "out" / f"{name}.csv")
         kept = both[both["classifier"] == "resnet"].reset_index(drop=True)
@@ -151,14 +152,18 @@ def test_an_evaluation_becomes_tables_and_figures(films16, tmp_path):
         assert {"cnn", "resnet"} <= set(both["classifier"])
         assert both.duplicated().sum() == 0
     other = films16.take(np.arange(1, len(films16)))
-    write_rows(tmp_path / "out", "comparison", read_scores(tmp_path / "cells", other))
-    write_evaluation(other, tmp_path / "cells", tmp_path / "out", 2, "cnn")
-    for name in ("comparison", "statistics"):
-        left = set(pd.read_csv(tmp_path / "out" / f"{name}.csv")["classifier"])
-        assert "resnet" not in left and "cnn" in left
+    with pytest.raises(ValueError, match="of other films"):
+        write_rows(tmp_path / "out", "comparison", read_scores(tmp_path / "cells", other))
+    with pytest.raises(ValueError, match="of other films"):
+        check_tables(tmp_path / "out", other, 2, "cnn")
+    check_tables(tmp_path / "again", films16, 2, "resnet", first_repeat=2)
+    with pytest.raises(ValueError, match="folds .0, 1. of repeat 0 of resnet, not 3"):
+        check_tables(tmp_path / "again", films16, 3, "resnet", first_repeat=1)
+    with pytest.raises(FileNotFoundError, match="to go on from"):
+        check_tables(tmp_path / "new", films16, 2, "resnet", first_repeat=1)
     (tmp_path / "out" / "comparison.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="no table of this kind: move comparison.csv away"):
-        write_evaluation(films16, tmp_path / "cells", tmp_path / "out", 2, "cnn")
+        write_evaluation(films16, tmp_path / "cells", tmp_path / "out", 2, ["cnn"])
 
 
 def test_baselines_of_a_fold_stand_once_and_tell_other_folds(tmp_path):
@@ -181,5 +186,5 @@ def test_baselines_of_a_fold_stand_once_and_tell_other_folds(tmp_path):
     }
     ensemble = written(rows("cnn + transfer", (0,), 1 / 3))
     assert set(ensemble["classifier"]) == {"resnet", "scikit-learn", "cnn + transfer"}
-    folds = written(rows("cnn", (0, 1), 0.4))
-    assert set(folds["classifier"]) == {"cnn", "scikit-learn"}, "other folds: other evaluation"
+    with pytest.raises(ValueError, match="of other films or folds"):
+        written(rows("cnn", (0, 1), 0.4))
