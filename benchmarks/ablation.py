@@ -106,12 +106,15 @@ def main():
     seen, held_out = next(train.folds(5, seed=given.seed))
     facts = {"size": given.size, "steps": given.steps, "seed": given.seed, "n": len(seen)}
     facts |= {"framing": not given.no_framing, "encoder": encoder.name, "moments": 0.0, "hog": 0.0}
+    facts["judge"] = "pixels"
     table = pd.DataFrame(columns=["variant", *facts])
     if given.out.is_file():
         table = pd.read_csv(given.out)
     for name in given.variants or [v for v in VARIANTS if given.features or not projected(v)]:
         facts["moments"] = given.moments * projected(name)
         facts["hog"] = given.hog * projected(name)
+        judge = load_safely(given.features, "encoder") if projected(name) else None
+        facts["judge"] = judge.name if judge else "pixels"
         same = (table["variant"] == name) & np.all(
             [table[key] == value for key, value in facts.items()], axis=0
         )
@@ -120,8 +123,8 @@ def main():
         started = time.monotonic()
         given_to_gan = ("size", "steps", "seed", "framing", "moments", "hog")
         shape = {key: facts[key] for key in given_to_gan} | {"n_classes": len(train.classes)}
-        if projected(name):
-            shape["encoder"] = load_safely(given.features, "encoder")
+        if judge:
+            shape["encoder"] = judge
         changes = dict(VARIANTS[name])
         truncation = changes.pop("truncation", 1.0)
         gan = best_gan(**shape, **changes)

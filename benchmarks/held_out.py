@@ -11,6 +11,7 @@ discriminator's logits. Means over folds, whose intervals are corrected for shar
 
 import argparse
 import json
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -56,8 +57,9 @@ def measure(gan, train, test, encoder, draws=10):
             attacks["nearness"][side].append(quality.nearness(images, samples))
             logits = quality.verdicts(gan.discriminator, images, label)
             attacks["discriminator"][side].append(logits)
+    classes = np.concatenate([np.sort(side.labels) for side in (train, test)])
     for name, sides in attacks.items():
-        auc = quality.attack_auc(*(np.concatenate(side) for side in sides))[0]
+        auc = quality.attack_auc(*(np.concatenate(side) for side in sides), classes=classes)[0]
         kind = "pixels" if name == "nearness" else "discriminator"
         yield "macro", "seen against held-out films", kind, "membership", auc, 0.5
 
@@ -77,9 +79,12 @@ def main():
     films = kg.load_films(given.data, size=given.size)
     encoder = quality.Encoder.keras(given.encoder) if given.encoder else quality.best_encoder()
     facts = json.loads((given.folder / "settings.json").read_text())["facts"]
+    if facts["films"] != films.hash:
+        parser.error(f"{given.folder} is of other films, or of another --size")
     steps, width = facts["gan_steps"], facts["gan_width"]
-    if bool(given.gan_encoder) != bool(facts.get("gan_encoder")):
-        parser.error("give --gan-encoder where compare was given one, and only there")
+    judge = given.gan_encoder and sha256(Path(given.gan_encoder).read_bytes()).hexdigest()[:16]
+    if judge != facts.get("gan_encoder"):
+        parser.error("give --gan-encoder where compare was given one, and the same file")
     kind = "projected" if given.gan_encoder else "conditional"
     kind, arm = (f"{kind}, held", "held samples") if given.held else (kind, crossval.PRIMARY[0])
     done = crossval.read_predictions(given.folder).query("arm == @arm")

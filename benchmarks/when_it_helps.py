@@ -144,6 +144,8 @@ def main(words=None):
     parser.add_argument("--most", type=int, default=20, help="training sets a point, at most")
     parser.add_argument("--jobs", type=int, default=1, help="training sets at a time")
     arguments = parser.parse_args(words)
+    if not 1 <= arguments.least <= arguments.most:
+        parser.error("--least must be at least 1, and --most no less")
     with locked(arguments.folder):
         table, test = measure(arguments)
     figures = Path(arguments.out) / "figures"

@@ -250,7 +250,8 @@ class AdaptiveAugment(_RandomLayer):
 
     def adapt(self, real_logits):
         """Moves the probability, after a step in which real images got these logits, (n, 1)."""
-        count = tf.cast(tf.shape(real_logits)[0], tf.float32)
+        devices = tf.distribute.get_replica_context().num_replicas_in_sync
+        count = devices * tf.cast(tf.shape(real_logits)[0], tf.float32)
         excess = tf.sign(tf.reduce_mean(tf.sign(real_logits)) - self.target)
         moved = self.probability + excess * count / self.images
         self.probability.assign(tf.clip_by_value(moved, 0.0, 1.0))

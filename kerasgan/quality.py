@@ -350,9 +350,14 @@ def memorization(samples, training, held_out=None, patients=None, shifts=2, flip
     Returns:
         DataFrame, a row a sample: `nearest` (a training film), `distance`, `limit`, `flagged`.
 
+    Raises:
+        ValueError: If one training film alone has to say how near others come to it.
+
     Example:
         >>> kept = samples[~memorization(samples, train.images, patients=train.patients).flagged]
     """
+    if held_out is None and len(training) < 2:
+        raise ValueError(f"needs two training films, or held-out ones. Received: {len(training)}")
     distances = _aligned_distances(samples, training, shifts, flips)
     fresh = _aligned_distances(training if held_out is None else held_out, training, shifts, flips)
     if held_out is None:

@@ -350,7 +350,8 @@ def read_json(path, remedy):
     return found
 
 
-_TEXTS = ("arm", "class", "classifier", "filename", "kind", "label", "patient", "split")
+_TEXTS = ("arm", "class", "classifier", "data_hash", "filename", "kind", "label", "patient")
+_TEXTS += ("split",)
 
 
 def begin(folder, arms, absent=None, **facts):

@@ -147,7 +147,7 @@ def bootstrap_interval(statistic, *arrays, groups=None, resamples=1000, confiden
 
 def group_positions(groups, n):
     """Lists the positions of each patient's films among n; films of unknown patient stand alone."""
-    groups = [""] * n if groups is None else [str(group or "") for group in groups]
+    groups = [""] * n if groups is None else ["" if pd.isna(g) else str(g) for g in groups]
     if len(groups) != n:
         raise ValueError(f"groups must name a patient per film, {n}. Received: {len(groups)}")
     keys = np.array([group or i for i, group in enumerate(groups)], object)

@@ -242,6 +242,13 @@ def test_fresh_films_are_flagged_at_the_stated_rate_only(held_out):
     assert np.mean(flagged) > 0  # the screen is not blind
 
 
+def test_one_film_sets_no_distance_of_a_copy():
+    own = films(9)
+    with pytest.raises(ValueError, match="two training films"):
+        quality.memorization(own[:5], own[:1])
+    assert len(quality.memorization(own[:5], own[:1], held_out=own[5:])) == 5
+
+
 def test_films_of_one_patient_do_not_blind_the_screen():
     training = noisy(np.repeat(films(20), 2, axis=0), 3)  # two films of each patient
     patients = np.repeat([f"p{i}" for i in range(20)], 2)

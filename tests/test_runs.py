@@ -155,3 +155,10 @@ def test_arrays_are_read_up_to_a_limit_and_without_pickles(tmp_path, monkeypatch
     np.savez(tmp_path / "code.npz", x=np.array([{}], object))
     with pytest.raises(ValueError, match="allow_pickle=False"):
         read_arrays(tmp_path / "code.npz")
+
+
+def test_a_hash_of_digits_stays_a_text(tmp_path):
+    for told in ("0123456789012345", "12345678e0123456"):
+        (tmp_path / "t.csv").write_text(f"data_hash,value\n{told},1.5\n")
+        table = runs.read_table(tmp_path / "t.csv", "")
+        assert table["data_hash"].item() == told and table["value"].item() == 1.5

@@ -177,6 +177,8 @@ def test_bootstrap_is_seeded_pairs_arrays_and_leaves_nan_draws_out():
 def test_bootstrap_draws_patients_whole():
     groups = ["a", "a", "b", "b", "", ""]
     assert sorted(map(list, scores.group_positions(groups, 6))) == [[0, 1], [2, 3], [4], [5]]
+    numbers = scores.group_positions([0, 0, 1, np.nan, None, ""], 6)
+    assert sorted(map(list, numbers)) == [[0, 1], [2], [3], [4], [5]]
     sizes = set()
     scores.bootstrap_interval(
         lambda x: sizes.add(tuple(np.bincount(x, minlength=3)[:2] % 2)) or 0.0,
