@@ -97,7 +97,9 @@ def _parser():
     )
     train.add_argument("--moments", type=float, help="weight of the films' moments, 2 by default")
     train.add_argument("--hog", type=float, help="weight of the films' gradients, 4 by default")
-    train.add_argument("--no-framing", action="store_true", help="a generator that does not frame")
+    train.add_argument(
+        "--no-framing", action="store_true", default=None, help="a generator that does not frame"
+    )
     train.add_argument(
         "--reference",
         nargs="*",
@@ -350,7 +352,8 @@ def _train(arguments):
 
     for_reference = arguments.reference is not None
     best = ("steps", "encoder", "moments", "hog", "no_framing")
-    others = [name for name in (best if for_reference else ("epochs",)) if getattr(arguments, name)]
+    others = best if for_reference else ("epochs",)
+    others = [name for name in others if getattr(arguments, name) is not None]
     if others:
         told = ", ".join(f"--{name.replace('_', '-')}" for name in others)
         raise ValueError(f"{told}: not {'with' if for_reference else 'without'} --reference")

@@ -509,6 +509,8 @@ def compare_films(
     Raises:
         ValueError: If a generator lacks samples of a class, or is called authors.
     """
+    from tqdm import tqdm
+
     encoder = encoder or best_encoder()
     if "authors" in fakes:
         raise ValueError("authors names the published samples: call a generator something else")
@@ -516,8 +518,6 @@ def compare_films(
     for name, sets in everyone.items():
         if missing := set(real.classes) - set(sets):
             raise ValueError(f"{name} has no samples of {sorted(missing)}")
-    from tqdm import tqdm
-
     tables = []
     for kind in tqdm(real.classes, desc="quality", unit="class"):
         own = real.only(kind)

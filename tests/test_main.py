@@ -242,6 +242,8 @@ def test_train_makes_the_studys_gan_of_the_classes_asked_for(tmp_path, capsys):
     save_films(simulate_films(6, size=16, test_per_class=1), tmp_path / "films")
     command = ["train", str(tmp_path / "films"), str(tmp_path / "out"), "--size", "16"]
     command += ["--width", "2", "--epochs", "1", "--reference"]
+    assert main([*command, "--hog", "0"]) == 1
+    assert "--hog: not with --reference" in capsys.readouterr().err
     assert main([*command, "normal", "covid"]) == 0
     made = {path.name for path in (tmp_path / "out").glob("dcgan-*")}
     assert made == {"dcgan-covid", "dcgan-normal"}
