@@ -42,6 +42,7 @@ VARIANTS = {
     "adaptive (ADA)": {"adaptive": True, "policy": DiffAugment.STEPS},
     # With --features:
     "projected": {},
+    "projected, translation alone": {"policy": ("translation",)},
     "projected, and pixels": {"pixels": True},
     "projected, momentum 0": {"momentum": 0.0},
     "projected, rate 2e-4": {"rate": 2e-4},
