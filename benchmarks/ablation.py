@@ -18,7 +18,7 @@ import kerasgan as kg
 from kerasgan import quality
 from kerasgan.augment import DiffAugment
 from kerasgan.store import load_safely
-from kerasgan.training import best_gan
+from kerasgan.training import HELD, best_gan, epochs_of
 
 VARIANTS = {
     "best": {},
@@ -94,6 +94,7 @@ def main():
     parser.add_argument("--no-framing", action="store_true", help="a generator of plain canvases")
     parser.add_argument("--moments", type=float, default=2.0, help="weight, of variants projected")
     parser.add_argument("--hog", type=float, default=4.0, help="likewise")
+    parser.add_argument("--copies", type=float, default=100.0, help="likewise")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("results/ablation.csv"))
     given = parser.parse_args()
@@ -106,14 +107,13 @@ def main():
     train, _ = films.train_test()
     seen, held_out = next(train.folds(5, seed=given.seed))
     facts = {"size": given.size, "steps": given.steps, "seed": given.seed, "n": len(seen)}
-    facts |= {"framing": not given.no_framing, "encoder": encoder.name, "moments": 0.0, "hog": 0.0}
-    facts["judge"] = "pixels"
+    facts |= {"framing": not given.no_framing, "encoder": encoder.name}
+    facts |= {**dict.fromkeys(HELD, 0.0), "judge": "pixels"}
     table = pd.DataFrame(columns=["variant", *facts])
     if given.out.is_file():
         table = pd.read_csv(given.out)
     for name in given.variants or [v for v in VARIANTS if given.features or not projected(v)]:
-        facts["moments"] = given.moments * projected(name)
-        facts["hog"] = given.hog * projected(name)
+        facts |= {weight: getattr(given, weight) * projected(name) for weight in HELD}
         judge = load_safely(given.features, "encoder") if projected(name) else None
         facts["judge"] = judge.name if judge else "pixels"
         same = (table["variant"] == name) & np.all(
@@ -122,14 +122,14 @@ def main():
         if same.any():
             continue
         started = time.monotonic()
-        given_to_gan = ("size", "steps", "seed", "framing", "moments", "hog")
+        given_to_gan = ("size", "steps", "seed", "framing", *HELD)
         shape = {key: facts[key] for key in given_to_gan} | {"n_classes": len(train.classes)}
         if judge:
             shape["encoder"] = judge
         changes = dict(VARIANTS[name])
         truncation = changes.pop("truncation", 1.0)
         gan = best_gan(**shape, **changes)
-        epochs = -(-given.steps // -(-len(seen) // 32))
+        epochs = epochs_of(given.steps, seen)
         batches = seen.batches(32, seed=given.seed, labels=True)
         gan.adapt(seen)
         gan.fit(batches, epochs=epochs, verbose=0, shuffle=False)

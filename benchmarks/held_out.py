@@ -11,7 +11,6 @@ discriminator's logits. Means over folds, whose intervals are corrected for shar
 
 import argparse
 import json
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ import pandas as pd
 
 import kerasgan as kg
 from kerasgan import crossval, quality
-from kerasgan.runs import write_text
+from kerasgan.runs import short_hash, write_text
 from kerasgan.scores import corrected_t_test
 
 COLUMNS = ["generator", "class", "reference_set", "encoder", "metric"]
@@ -82,7 +81,7 @@ def main():
     if facts["films"] != films.hash:
         parser.error(f"{given.folder} is of other films, or of another --size")
     steps, width = facts["gan_steps"], facts["gan_width"]
-    judge = given.gan_encoder and sha256(Path(given.gan_encoder).read_bytes()).hexdigest()[:16]
+    judge = given.gan_encoder and short_hash(Path(given.gan_encoder).read_bytes())
     if judge != facts.get("gan_encoder"):
         parser.error("give --gan-encoder where compare was given one, and the same file")
     kind = "projected" if given.gan_encoder else "conditional"

@@ -65,6 +65,7 @@ _NAMES = {
     "classify": ("CLASSIFIERS", "fit_steps", "grad_cam", "predict_mean"),
     "training": (
         "best_gan",
+        "epochs_of",
         "fit_best",
         "fit_gan",
         "latent_walk",

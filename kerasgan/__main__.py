@@ -97,6 +97,7 @@ def _parser():
     )
     train.add_argument("--moments", type=float, help="weight of the films' moments, 2 by default")
     train.add_argument("--hog", type=float, help="weight of the films' gradients, 4 by default")
+    train.add_argument("--copies", type=float, help="weight against near copies, 100 by default")
     train.add_argument(
         "--no-framing", action="store_true", default=None, help="a generator that does not frame"
     )
@@ -349,9 +350,10 @@ def _audit(arguments):
 def _train(arguments):
     from kerasgan.runs import locked
     from kerasgan.sources import load_films
+    from kerasgan.training import HELD
 
     for_reference = arguments.reference is not None
-    best = ("steps", "encoder", "moments", "hog", "no_framing")
+    best = ("steps", "encoder", *HELD, "no_framing")
     others = best if for_reference else ("epochs",)
     others = [name for name in others if getattr(arguments, name) is not None]
     if others:
@@ -367,10 +369,10 @@ def _train(arguments):
 def _train_best(train, arguments):
     """The best GAN found, for all classes at once, a classifier, and an encoder made of it."""
     from kerasgan.store import load_safely, save_generator, write_model
-    from kerasgan.training import fit_best
+    from kerasgan.training import HELD, fit_best
 
     steps, folder, encoder = arguments.steps, Path(arguments.folder), None
-    changes = {"moments": arguments.moments, "hog": arguments.hog}
+    changes = {name: getattr(arguments, name) for name in HELD}
     changes = {name: weight for name, weight in changes.items() if weight is not None}
     command = "".join(f" --{name} {weight:g}" for name, weight in changes.items())
     if arguments.no_framing:
@@ -383,7 +385,7 @@ def _train_best(train, arguments):
         facts["judged_by"] = f"features of {encoder.name}"
     width = arguments.width or 32
     gan, history, own = fit_best(train, steps, folder, width, encoder, arguments.seed, **changes)
-    facts |= {"moments": gan.moments, "hog": gan.hog}
+    facts |= {name: getattr(gan, name) for name in HELD}
     # Beside the checkpoint, not among the models to share: it knows its films (`membership`).
     write_model(gan.discriminator, folder / "discriminator.keras")
     # One network learnt all classes together.
@@ -499,7 +501,7 @@ def _of_other_films(card, films):
 def _quality(arguments):
     from kerasgan import plots, quality, report
     from kerasgan.sources import load_films
-    from kerasgan.store import add_scores, load_safely
+    from kerasgan.store import add_scores, load_safely, read_card
     from kerasgan.synthesis import load_samples
 
     if arguments.classes and arguments.discriminator:
@@ -512,7 +514,8 @@ def _quality(arguments):
     fakes = {name: _by_class(drawn) for name, drawn in samples.items()}
     films = load_films(arguments.real, size=next(iter(samples.values())).size).only(*classes)
     cards = _cards(arguments.fake, classes)
-    if other := [text for card in cards.values() if (text := _of_other_films(card, films))]:
+    told = (_of_other_films(read_card(folder), films) for _, _, folder in cards)
+    if other := [text for text in told if text]:
         if arguments.cards:
             raise ValueError(f"{other[0]}. Leave --cards, or give the films trained on")
         print(f"WARNING: {other[0]}")
@@ -533,8 +536,8 @@ def _quality(arguments):
         plots.save_figure(figure, Path(arguments.out).with_suffix(".png"))
         copies = Path(arguments.out).with_suffix(".copies.csv")
         write_text(copies, _near_copies(real, samples).to_csv(index=False))
-    for path, kind, folder in cards if arguments.cards else ():
-        own = (table["generator"] == path.stem) & table["class"].isin([kind, "macro"])
+    for name, kind, folder in cards if arguments.cards else ():
+        own = (table["generator"] == name) & table["class"].isin([kind, "macro"])
         add_scores(folder, table[own])
     shown = table.to_string(index=False, float_format="{:.3g}".format)
     print(f"{shown}\n\n{report.caution(films)}")
@@ -571,15 +574,13 @@ def _encoder(name):
 
 
 def _cards(paths, classes):
-    """The cards of the saved generators `<path>-<class>`, by (path, class, folder)."""
-    from kerasgan.store import read_card
-
+    """The saved generators `<path>-<class>` that have a card: (name of the set, class, folder)."""
     places = [
-        (path, kind, path.with_name(f"{path.name}-{kind}"))
+        (path.stem, kind, path.with_name(f"{path.name}-{kind}"))
         for path in map(Path, paths)
         for kind in classes
     ]
-    return {place: read_card(place[2]) for place in places if (place[2] / "card.json").is_file()}
+    return [place for place in places if (place[2] / "card.json").is_file()]
 
 
 def _pretrained(name, arguments):

@@ -1,7 +1,6 @@
 """The comparison: arms of real, classic and synthetic images, one classifier fitted to each."""
 
 from dataclasses import asdict, dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 
 import keras
@@ -16,7 +15,7 @@ from kerasgan.crossval import parallel
 from kerasgan.films import check_uint8, epoch_numbers, to_float
 from kerasgan.gan import build_by_hand, workers_logs
 from kerasgan.networks import build_classifier
-from kerasgan.runs import begin, locked, read_table, write_text
+from kerasgan.runs import begin, locked, read_table, short_hash, write_text
 from kerasgan.scores import classification_scores, confusion, wilson_interval
 from kerasgan.store import write_model
 from kerasgan.synthesis import classic_set
@@ -165,12 +164,11 @@ def fit_classifier(model, images, labels, epochs=750, batches=4, batch_size=64, 
     stop, callbacks, first, history = StopOnNaN(), [], 0, None
     if options.get("folder"):
         if is_chief(model):
-            told = (sha256(x.tobytes()).hexdigest()[:16] for x in (images, labels.astype(np.int64)))
-            facts = dict(zip(("images", "labels"), told, strict=True))
-            facts |= {"batches": batches, "batch_size": batch_size, "seed": seed}
-            begin(
-                options["folder"], {}, double_softmax=bool(options.get("double_softmax")), **facts
-            )
+            facts = {"batches": batches, "batch_size": batch_size, "seed": seed}
+            facts["double_softmax"] = bool(options.get("double_softmax"))
+            facts["images"] = short_hash(images.tobytes())
+            facts["labels"] = short_hash(labels.astype(np.int64).tobytes())
+            begin(options["folder"], {}, **facts)
         checkpoint = Checkpoint(Path(options["folder"]) / "checkpoint", max(1, epochs // 5))
         first, callbacks = checkpoint.restore(model), [checkpoint]
     watched = options.get("validation")

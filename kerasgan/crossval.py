@@ -7,7 +7,6 @@ stopped evaluation goes on; folds run in parallel through joblib, also on a Dask
 
 import contextlib
 import functools
-import hashlib
 import json
 import time
 from dataclasses import asdict
@@ -18,7 +17,7 @@ import pandas as pd
 
 from kerasgan.auditing import border_ring
 from kerasgan.mixes import CORE_ARMS, VIEWS, Mix, Samples, hog_svm, training_sets
-from kerasgan.runs import begin, locked, read_table, write_text
+from kerasgan.runs import begin, locked, read_table, short_hash, write_text
 from kerasgan.scores import (
     bootstrap_interval,
     classification_scores,
@@ -30,6 +29,7 @@ from kerasgan.scores import (
 
 POOLED = ("sensitivity_bootstrap", "specificity_bootstrap", "accuracy_mcnemar")  # of films
 _LEVELS = ("sensitivity", "specificity", "auc_bac_vir")
+_HELD = {"moments": 2.0, "hog": 4.0}  # what the held GANs were registered with
 CODE = "3"  # part of the cache key of a fold's GAN: raise it when the training recipe changes
 BASELINES = ("HOG + SVM", "border only", "histogram only")
 PRIMARY = ("classic + synthetic", "classic + duplicated")
@@ -102,7 +102,7 @@ def cross_validate(films, arms=CORE_ARMS, folder="crossval", on_fold=None, **set
             "one person's films may be in training and test folds, and scores too good"
         )
     rows = films.index[["class", "filename", "patient"]].to_csv(index=False)
-    fixed["patients"] = hashlib.sha256(rows.encode()).hexdigest()[:16]  # whom the folds part
+    fixed["patients"] = short_hash(rows)  # whom the folds part
     with locked(folder):
         begin(folder, {arm.name: asdict(arm) for arm in arms}, films=films.hash, code=CODE, **fixed)
         jobs = [
@@ -163,7 +163,7 @@ def _saved_encoder(path, films):
             f"{path} was trained on patients of these films, such as {shared[0]}, who are in test "
             "folds: give an encoder that saw none of them"
         )
-    return str(path), hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return str(path), short_hash(path.read_bytes())
 
 
 def parallel(function, jobs, n_jobs=1, scheduler=None):
@@ -297,26 +297,27 @@ def fold_gan(films, steps, folder, width, encoder=None, held=False):
         width: Width of the generator, and of a discriminator of pixels.
         encoder: Path of a `.keras` file whose features the discriminator judges, or `None`.
         held: `True` holds the samples to the films' HOG and, with an encoder, to the moments of
-            its maps, with the weights of `best_gan`; `False` to neither.
+            its maps; `False` to neither.
 
     Returns:
         The trained conditional `GAN` of `kerasgan.best_gan` as registered in results/protocol.md:
         without an encoder it does not frame.
     """
     from kerasgan.store import load_safely
-    from kerasgan.training import HELD, best_gan, fit_gan
+    from kerasgan.training import HELD, best_gan, epochs_of, fit_gan
 
     recipe = {"steps": steps, "width": width, "code": CODE}
-    changes = dict(HELD) if held else dict.fromkeys(HELD, 0.0)
+    changes = dict.fromkeys(HELD, 0.0)
     if held:
-        recipe["held"] = HELD
+        changes |= _HELD
+        recipe["held"] = _HELD
     if encoder is None:
         changes |= {"framing": False, "moments": 0.0}
     else:
         encoder, recipe["encoder"] = _saved_encoder(encoder, films)
         changes["encoder"] = load_safely(encoder)
-    key = hashlib.sha256(f"{films.hash} {json.dumps(recipe)}".encode()).hexdigest()[:16]
-    epochs = -(-steps // -(-len(films) // 32))
+    key = short_hash(f"{films.hash} {json.dumps(recipe)}")
+    epochs = epochs_of(steps, films)
     gan = best_gan(films.size, width, len(films.classes), steps, seed=0, **changes)
     fit_gan(gan, films, epochs, folder / key, 32, every=max(1, epochs // 4), grids=1)
     return gan
@@ -434,8 +435,13 @@ def read_scores(folder, films, classifiers=None):
     Returns:
         The tidy table of `cross_validate`.
     """
+    return scores_of(read_predictions(folder, classifiers), films)
+
+
+def scores_of(predictions, films):
+    """Scores the cells of a table of `read_predictions`; returns the table of `cross_validate`."""
     tables = []
-    for key, cell in read_predictions(folder, classifiers).groupby(_KEYS, sort=False):
+    for key, cell in predictions.groupby(_KEYS, sort=False):
         labels = [films.classes.index(name) for name in cell["class"]]
         chances = cell[[f"p_{name}" for name in films.classes]].to_numpy()
         scores = classification_scores(labels, chances, films.classes)

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from kerasgan.augment import AdaptiveAugment
 from kerasgan.films import to_uint8
-from kerasgan.losses import LOSSES, ClassMMD, ClassMoments, hog_maps
+from kerasgan.losses import LOSSES, ClassCopies, ClassMMD, ClassMoments, hog_maps
 from kerasgan.networks import copied
 
 
@@ -37,6 +37,8 @@ class GAN(keras.Model):
             `adapt` notes these before the training.
         hog: Weight of `losses.ClassMMD` of `losses.hog_maps`, likewise; 0 for none. It needs
             images of at least 16 pixels a side, but no frozen part.
+        copies: Weight of `losses.ClassCopies`, which keeps generated images off the films, 0 for
+            none.
         seed: Integer seed of all noise and augmentation.
 
     Raises:
@@ -61,6 +63,7 @@ class GAN(keras.Model):
         penalty_every=1,
         moments=0.0,
         hog=0.0,
+        copies=0.0,
         seed=0,
         name="gan",
     ):
@@ -82,6 +85,7 @@ class GAN(keras.Model):
             raise ValueError("moments= needs a discriminator of frozen maps: projected, or 0")
         self.moments, self.distance = moments, None
         self.hog, self.mmd = hog, None
+        self.copies, self.nearness = copies, None
         self.averaged = copied(generator)
         self.averaged.trainable = False
         self.augment = augment
@@ -136,7 +140,7 @@ class GAN(keras.Model):
         discriminator_optimizer.build(self.discriminator.trainable_variables)
 
     def adapt(self, films, batch_size=64, cache=True):
-        """Notes the films' features that generated images are held to, by `moments` and `hog`.
+        """Notes what generated images are held to, or kept off: `moments`, `hog`, `copies`.
 
         Args:
             films: The training `Films`.
@@ -157,6 +161,10 @@ class GAN(keras.Model):
             self.distance = ClassMoments(maps, n_classes)
         if self.hog:
             self.mmd = ClassMMD(looked_at(hog_maps), n_classes)
+        if self.copies:
+            parts = [films.only(name) for name in films.classes] if self.conditional else [films]
+            parts = [own.take(np.arange(min(len(own), ClassCopies.KEPT))) for own in parts]
+            self.nearness = ClassCopies([(own.images, own.patients) for own in parts])
         self.train_function = None  # it was traced with those of before
 
     def call(self, inputs, training=False):
@@ -269,15 +277,18 @@ class GAN(keras.Model):
         return logits, tf.reduce_mean(loss)
 
     def _apart(self, fake, shown, labels):
-        """The weighted distance of the generated images, as they are, from the real ones."""
+        """What the generated images, as they are, cost for their distance from the real ones."""
         total = 0.0
-        if (self.moments and self.distance is None) or (self.hog and self.mmd is None):
-            raise ValueError("moments= and hog= need adapt(films), of the training films, first")
+        needs = (self.moments, self.distance), (self.hog, self.mmd), (self.copies, self.nearness)
+        if any(weight and noted is None for weight, noted in needs):
+            raise ValueError("moments=, hog= and copies= need adapt(films), of the training films")
         if self.moments:
             plain = shown if self.augment is None else self._seen(fake)
             total += self.moments * self.distance(tf.nest.flatten(plain), labels)
         if self.hog:
             total += self.hog * self.mmd(hog_maps(fake), labels)
+        if self.copies:
+            total += self.copies * self.nearness(fake, labels)
         return total
 
     def _penalty(self, real, fake, labels, step):

@@ -6,6 +6,8 @@ Both arguments are float32 (n, 1) logits of the discriminator, both results floa
 import numpy as np
 import tensorflow as tf
 
+from kerasgan.films import to_float, to_uint8
+
 
 def non_saturating(real_logits, fake_logits):
     """Binary cross entropy with the generator's labels flipped: the DCGAN's loss.
@@ -231,6 +233,89 @@ class ClassMMD:
         pairs = tf.tensordot(member, tf.linalg.matvec(kernel, member), 1)
         selves = tf.tensordot(member, tf.linalg.diag_part(kernel), 1)
         return (pairs - selves) / tf.maximum(n * (n - 1), 1)
+
+
+class ClassCopies:
+    """How far generated images intrude on films: a penalty on near copies, by class.
+
+    With d an image's least distance from the films of its class, as in `quality.memorization`
+    (freed of mean and scale, shifted and flipped) but of at most 32 pixels a side or a little more,
+    shifted by one of these, and `limit` what that screen says of these films: the mean of
+    max(0, 1 - (d / (1.15 limit))^2), so that nothing but near copies has a slope.
+
+    Args:
+        sets: For each class (images, patients) of the films: uint8 (n, h, w, 1), h and w at least
+            8, and (n,) or `None`. The first 500 films of a class are kept, so that neither memory
+            nor time grow with the films; a class of one film has no limit, and no penalty.
+
+    Raises:
+        ValueError: If a class has no film.
+
+    Reference:
+        Bai et al. (2022), "Reducing training sample memorization in GANs by training with
+        memorization rejection", arXiv 2210.12231, where such samples are left out of the
+        generator's batch.
+    """
+
+    KEPT, SIDE, MARGIN = 500, 32, 1.15
+
+    def __init__(self, sets):
+        self.real, self.limits = [], []
+        for images, patients in sets:
+            if not len(images):
+                raise ValueError(f"every class needs films. Received: {[len(x) for x, _ in sets]}")
+            patients = None if patients is None else patients[: self.KEPT]
+            small = self._shrunk(to_float(images[: self.KEPT]))
+            height, width = (side - 2 for side in small.shape[1:3])
+            views = [
+                _standard(turned[:, i : i + height, j : j + width])
+                for turned in (small, small[:, :, ::-1])
+                for i, j in np.ndindex(3, 3)
+            ]
+            self.real.append(tf.concat(views, 0))
+            self.limits.append(self._limit(to_uint8(small.numpy()), patients))
+
+    def __call__(self, images, labels):
+        """Returns the penalty on a batch of generated images.
+
+        Args:
+            images: float32 (n, h, w, 1) in [-1, 1], as large as the films.
+            labels: int (n,) classes, or `None` where there is one class.
+
+        Returns:
+            float32 scalar in [0, 1].
+        """
+        middle = _standard(self._shrunk(images)[:, 1:-1, 1:-1])
+        labels = tf.zeros(tf.shape(middle)[0], tf.int32) if labels is None else labels
+        total = 0.0
+        for label, (real, limit) in enumerate(zip(self.real, self.limits, strict=True)):
+            cosines = tf.matmul(tf.stop_gradient(middle), real, transpose_b=True)
+            nearest = tf.gather(real, tf.argmax(cosines, 1))
+            square = 2 - 2 * tf.reduce_sum(middle * nearest, 1)  # of unit vectors
+            bound = (self.MARGIN * limit) ** 2
+            cost = tf.math.divide_no_nan(tf.nn.relu(bound - square), bound)
+            total += tf.reduce_sum(tf.where(labels == label, cost, 0.0))
+        return total / tf.cast(tf.shape(middle)[0], tf.float32)
+
+    @classmethod
+    def _shrunk(cls, images):
+        images = tf.cast(images, tf.float32)
+        parts = max(1, min(images.shape[1:3]) // cls.SIDE)
+        return tf.nn.avg_pool2d(images, parts, parts, "VALID")
+
+    @staticmethod
+    def _limit(small, patients):
+        from kerasgan.quality import memorization
+
+        if len(small) < 2:
+            return 0.0
+        return float(memorization(small[:1], small, patients=patients, shifts=1)["limit"][0])
+
+
+def _standard(images):
+    rows = tf.reshape(images, (tf.shape(images)[0], -1))
+    rows -= tf.reduce_mean(rows, 1, keepdims=True)
+    return rows / tf.sqrt(tf.reduce_sum(tf.square(rows), 1, keepdims=True) + 1e-8)
 
 
 def hog_maps(images, cell=8, bins=9):

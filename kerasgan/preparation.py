@@ -4,14 +4,13 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from hashlib import sha256
 
 import cv2
 from tqdm import tqdm
 
 from kerasgan.films import check_size, stored_paths, write_about, write_index
 from kerasgan.reading import FITS, image_size, read_square, squared
-from kerasgan.runs import absolute, read_json, write_bytes
+from kerasgan.runs import absolute, read_json, short_hash, write_bytes
 
 
 def prepare(films, folder, size=64, fit="squash", workers=None):
@@ -92,7 +91,7 @@ def _begin(films, folder, paths, size, fit):
 def _marks(films):
     """Tells raw films of one name apart: the sizes of their files, or hashes of their pixels."""
     if (films.index["path"] == "").any():
-        return [sha256(image.tobytes()).hexdigest()[:16] for image in films.images]
+        return [short_hash(image.tobytes()) for image in films.images]
     return [os.path.getsize(path) for path in films.index["path"]]
 
 

@@ -210,13 +210,13 @@ def write_evaluation(films, folder, out, n_splits, classifiers, go_on=False):
     from kerasgan import crossval, plots
 
     out, n_test, classifier = Path(out), len(films) // n_splits, classifiers[0]
-    comparison = crossval.read_scores(folder, films, classifiers)
+    predictions = crossval.read_predictions(folder, classifiers)
+    comparison = crossval.scores_of(predictions, films)
     known, sizes = write_rows(out, "comparison", comparison, go_on), (len(films) - n_test, n_test)
     if go_on:
         comparison = known[known["classifier"].isin(comparison["classifier"])]
         predictions, figures = None, {}
     else:
-        predictions = crossval.read_predictions(folder, classifiers)
         figures = _figures_of_predictions(predictions, films, classifier)
     statistics = crossval.contrasts(comparison, *sizes, predictions, classifier)
     levels = crossval.levels(comparison, *sizes, predictions)

@@ -5,6 +5,7 @@ import os
 import zipfile
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 
 MAX_BYTES = 2**31  # of an archive when unpacked: beyond, it is no file of ours but a bomb
@@ -352,6 +353,11 @@ def read_json(path, remedy):
 
 _TEXTS = ("arm", "class", "classifier", "data_hash", "filename", "kind", "label", "patient")
 _TEXTS += ("split",)
+
+
+def short_hash(content):
+    """Returns the first 16 digits of the sha256 of bytes or of a text: what settings note."""
+    return sha256(content.encode() if isinstance(content, str) else content).hexdigest()[:16]
 
 
 def begin(folder, arms, absent=None, **facts):

@@ -1,6 +1,5 @@
 """Saved models: a folder with a `.keras` file, `card.json` and, of a generator, `samples.png`."""
 
-import hashlib
 import io
 import json
 import os
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kerasgan.runs import check_archive, read_json, write_bytes, write_text
+from kerasgan.runs import check_archive, read_json, short_hash, write_bytes, write_text
 
 _INTENDED_USE = (
     "Research on data augmentation and teaching. Not for diagnosis, and not a source of medical "
@@ -415,8 +414,7 @@ def list_models(folder="saved_models"):
 
 def _code(patient):
     """A patient's code on a card that is shared: file names and ids may tell who it is."""
-    text = patient if isinstance(patient, bytes) else str(patient).encode()
-    return hashlib.sha256(text).hexdigest()[:16]
+    return short_hash(patient if isinstance(patient, bytes) else str(patient))
 
 
 def _codes_of_unknown(films):

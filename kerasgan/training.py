@@ -1,6 +1,5 @@
 """Training recipes: the reference study's GAN, and a `fit` that resumes."""
 
-from hashlib import sha256
 from pathlib import Path
 
 import keras
@@ -18,7 +17,7 @@ from kerasgan.networks import (
     build_projected_discriminator,
     one_class,
 )
-from kerasgan.runs import begin
+from kerasgan.runs import begin, short_hash
 
 
 def reference_gan(size=64, width=64, learning_rates=(2e-3, 2e-4), augment=None, ema=0.999, seed=0):
@@ -70,9 +69,11 @@ RECIPE = {
     "momentum": 0.5,
     "moments": 0.0,
     "hog": 0.0,
+    "copies": 0.0,
 }
 
-HELD = {"moments": 2.0, "hog": 4.0}  # weights of the films' features that samples are held to
+# Weights of the films' features that samples are held to, and of the penalty on near copies.
+HELD = {"moments": 2.0, "hog": 4.0, "copies": 100.0}
 _PROJECTED = {"loss": "hinge", **HELD}  # what changes with an encoder
 _OF_GAN = ("ema", "r1", "r2", "penalty_every", *HELD)
 
@@ -93,11 +94,11 @@ def best_gan(size=64, width=32, n_classes=4, steps=6000, head="projection", seed
         seed: Integer seed of the initial weights, the noise and the augmentation.
         **changes: Changes of `RECIPE`: `norm`, `latent`, `upsampling`, `framing` and `deviation`
             of the networks, `policy` of DiffAugment, or of ADA if `adaptive`, `ema`, `r1`, `r2`,
-            `penalty_every`, `moments` and `hog` of `GAN`, `loss`, the `rate` that Adam begins
-            with and its `momentum` (beta 1), and an `encoder` whose features the discriminator
-            judges, and `pixels` too if True (without `norm`, `head`, `deviation`; see
-            `build_projected_discriminator`); the `loss` is then the hinge loss, `moments` weigh 2
-            and `hog` 4, unless said otherwise. `fit_gan` trains it; a plain `fit` needs
+            `penalty_every`, `moments`, `hog` and `copies` of `GAN`, `loss`, the `rate` that Adam
+            begins with and its `momentum` (beta 1), and an `encoder` whose features the
+            discriminator judges, and `pixels` too if True (without `norm`, `head`, `deviation`;
+            see `build_projected_discriminator`); the `loss` is then the hinge loss, and the weights
+            are those of `HELD`, unless said otherwise. `fit_gan` trains it; a plain `fit` needs
             `gan.adapt(films)` first where these count.
 
     Returns:
@@ -194,12 +195,11 @@ def _recipe(gan):
     configs = [optimizer.get_config() for optimizer in inner]
     own = gan.augment.get_config() if gan.augment is not None else {}
     frozen = [] if gan.frozen is None else gan.frozen.get_weights()
-    frozen = b"".join(weights.tobytes() for weights in frozen)
     return {
         "loss": getattr(gan.gan_loss, "__name__", type(gan.gan_loss).__name__),
         "rates": [config["learning_rate"] for config in configs],
         "momenta": [config.get("beta_1") for config in configs],
-        "frozen": sha256(frozen).hexdigest()[:16],
+        "frozen": short_hash(b"".join(weights.tobytes() for weights in frozen)),
         "augment": {name: own[name] for name in own if name not in ("name", "dtype", "trainable")},
         **{name: getattr(gan, name) for name in ("ema", "r1", "r2", "penalty_every")},
     }
@@ -234,9 +234,14 @@ def fit_best(films, steps, folder, width=32, encoder=None, seed=0, **changes):
         raise ValueError(f"{films.name} has no films to train on: has it a split called train?")
     changes |= {"seed": seed, "encoder": encoder}
     gan = best_gan(films.size, width, len(films.classes), steps, **changes)
-    history = fit_gan(gan, films, -(-steps // -(-len(films) // 32)), folder)
+    history = fit_gan(gan, films, epochs_of(steps, films), folder)
     own = {name: one_class(gan.averaged, label) for label, name in enumerate(films.classes)}
     return gan, history, own
+
+
+def epochs_of(steps, films, batch_size=32):
+    """Returns the epochs of so many steps on films, rounded up to whole epochs."""
+    return -(-steps // -(-len(films) // batch_size))
 
 
 def read_sample_grids(folder):

@@ -7,6 +7,7 @@ from kerasgan import quality
 from kerasgan.films import to_float
 from kerasgan.losses import (
     LOSSES,
+    ClassCopies,
     ClassMMD,
     ClassMoments,
     hinge,
@@ -139,6 +140,46 @@ def test_an_mmd_needs_every_class_and_keeps_a_bounded_number_of_films():
         ClassMMD([(np.ones((5, 2, 2, 1)), None)], 1)
     many = ClassMMD([_features(400, 1, seed) for seed in range(3)], 1)
     assert len(many.real[0]) == ClassMMD.KEPT
+
+
+def test_a_copy_costs_whatever_its_shift_flip_and_contrast_and_other_films_nothing():
+    films = simulate([1] * 24, 64)
+    copies = ClassCopies([(films[:12], None), (films[12:], None)])
+
+    def cost(images, label):
+        return float(copies(to_float(images), np.full(len(images), label)))
+
+    assert cost(films[:12], 0) == cost(films[12:], 1) == pytest.approx(1, abs=1e-3)
+    shifted = np.roll(films[:12, :, ::-1], (2, -2), (1, 2))
+    assert cost(shifted, 0) > 0.9 and cost(films[:12] // 2 + 40, 0) > 0.9
+    assert cost(films[12:], 0) < 0.1, "a film of another class is no copy"
+    noise = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 1), "uint8")
+    assert cost(np.concatenate([films[:1], noise]), 0) == pytest.approx(0.25, abs=1e-3)
+
+
+def test_the_penalty_on_copies_pushes_an_image_off_its_film():
+    films = simulate([1] * 12, 32)
+    copies = ClassCopies([(films, None)])
+    rng = np.random.default_rng(0)
+    image = tf.Variable(to_float(films[:4]) + rng.normal(0, 0.01, (4, 32, 32, 1)).astype("float32"))
+    costs = []
+    for _ in range(200):
+        with tf.GradientTape() as tape:
+            cost = copies(image, None)
+        costs.append(float(cost))
+        slope = tape.gradient(cost, image)
+        image.assign_sub(2.0 * slope)
+    assert costs[0] > 0.9 and costs[-1] < 0.05
+    assert np.all(np.isfinite(slope))
+
+
+def test_copies_need_a_film_and_of_one_there_is_no_limit():
+    films = simulate([1] * 600, 16)
+    with pytest.raises(ValueError, match="every class needs films"):
+        ClassCopies([(films[:0], None)])
+    one, many = ClassCopies([(films[:1], None)]), ClassCopies([(films, np.arange(600))])
+    assert float(one(to_float(films[:1]), None)) == 0
+    assert len(many.real[0]) == 18 * ClassCopies.KEPT
 
 
 def test_hog_maps_are_those_of_the_measure_and_have_slopes_everywhere():

@@ -193,10 +193,10 @@ def test_train_saves_a_generator_per_class_without_the_test_patients(tmp_path, c
         assert card["command"].endswith("--encoder judge.keras") and "judged_by" in card
     assert main([*command, "--steps", "2"]) == 0, "finished: read back"
     plain = [*command[:2], str(tmp_path / "plain"), *command[3:], "--steps", "2", "--no-framing"]
-    assert main([*plain, "--moments", "0", "--hog", "0"]) == 0
+    assert main([*plain, "--moments", "0", "--hog", "0", "--copies", "0"]) == 0
     card = store.read_card(tmp_path / "plain" / "best-covid")
     assert (
-        card["moments"] == card["hog"] == 0
+        card["moments"] == card["hog"] == card["copies"] == 0
         and card["parameters"] < store.read_card(folder / "best-covid")["parameters"]
     )
     assert "best-covid" in capsys.readouterr().out
