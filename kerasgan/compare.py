@@ -17,6 +17,7 @@ from kerasgan.gan import build_by_hand, workers_logs
 from kerasgan.networks import build_classifier
 from kerasgan.runs import begin, locked, read_table, short_hash, write_text
 from kerasgan.scores import classification_scores, confusion, wilson_interval
+from kerasgan.sources import COLLECTIONS
 from kerasgan.store import write_model
 from kerasgan.synthesis import classic_set
 from kerasgan.training import Progress
@@ -452,10 +453,15 @@ def published_value(arm, kind, metric):
     return dict(zip(("sensitivity", "specificity"), pair, strict=True)).get(metric, np.nan)
 
 
-def with_published(rows):
-    """Returns a tidy table `arm, class, metric, ...` with the column `published` beside it."""
+def with_published(rows, of_study=True):
+    """Returns a tidy table `arm, class, metric, ...` with the column `published` beside it.
+
+    Args:
+        rows: The table.
+        of_study: Whether the films are the study's; else nothing published compares: NaN.
+    """
     keys = rows[["arm", "class", "metric"]].itertuples(index=False)
-    return rows.assign(published=[published_value(*key) for key in keys])
+    return rows.assign(published=[published_value(*key) if of_study else np.nan for key in keys])
 
 
 def reproduce(films, folder, synthetic, seeds=10, on_arm=None, **options):
@@ -478,7 +484,8 @@ def reproduce(films, folder, synthetic, seeds=10, on_arm=None, **options):
             `MAIN_ARMS`; `n_jobs`, arms fitted at a time.
 
     Returns:
-        Tidy DataFrame `arm, seed, evaluation, class, metric, value, published, data_hash`.
+        Tidy DataFrame `arm, seed, evaluation, class, metric, value, published, data_hash`;
+        `published` is NaN where the films are not the study's.
 
     Raises:
         BlockingIOError: If another process works in the folder.
@@ -534,7 +541,7 @@ def reproduce_by_transfer(films, folder, synthetic, encoder, arms=REFERENCE_ARMS
         rows = classification_scores(test.labels, chances, test.classes)
         tables.append(rows.assign(arm=arm.name, seed=seed, evaluation="transfer"))
     table = pd.concat(tables, ignore_index=True).assign(data_hash=train.hash[:16])
-    return with_published(table)[_REPRODUCTION]
+    return with_published(table, films.name in COLLECTIONS)[_REPRODUCTION]
 
 
 def _remembering(encoder):
@@ -563,7 +570,7 @@ def _reproduced(number, arms, train, test, classic, synthetic, folder, seed, opt
     """One arm of the reproduction: its number, and its rows beside what was published."""
     options = {**options, "seeds": (seed,), "protocol": "reference"}
     rows = compare_arms(arms, train, test, classic, synthetic, folder, **options)
-    return number, with_published(rows)[_REPRODUCTION]
+    return number, with_published(rows, train.name in COLLECTIONS)[_REPRODUCTION]
 
 
 _SETS = ("classic", "synthetic")
