@@ -39,6 +39,7 @@ class GAN(keras.Model):
             images of at least 16 pixels a side, but no frozen part.
         copies: Weight of `losses.ClassCopies`, which keeps generated images off the films, 0 for
             none.
+        copies_from: Step from which that counts: from the first it costs likeness.
         seed: Integer seed of all noise and augmentation.
 
     Raises:
@@ -64,6 +65,7 @@ class GAN(keras.Model):
         moments=0.0,
         hog=0.0,
         copies=0.0,
+        copies_from=0,
         seed=0,
         name="gan",
     ):
@@ -85,7 +87,7 @@ class GAN(keras.Model):
             raise ValueError("moments= needs a discriminator of frozen maps: projected, or 0")
         self.moments, self.distance = moments, None
         self.hog, self.mmd = hog, None
-        self.copies, self.nearness = copies, None
+        self.copies, self.copies_from, self.nearness = copies, copies_from, None
         self.averaged = copied(generator)
         self.averaged.trainable = False
         self.augment = augment
@@ -196,7 +198,7 @@ class GAN(keras.Model):
 
             again, again_class = self._judge(shown, labels)
             g_loss, _ = self.gan_loss(tf.stop_gradient(real_logits), again)
-            total = g_loss + again_class + self._apart(fake, shown, labels)
+            total = g_loss + again_class + self._apart(fake, shown, labels, step)
             total = self.generator_optimizer.scale_loss(share * total)
         variables = self.generator.trainable_variables
         self.generator_optimizer.apply(g_tape.gradient(total, variables), variables)
@@ -276,7 +278,7 @@ class GAN(keras.Model):
         loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, classes)
         return logits, tf.reduce_mean(loss)
 
-    def _apart(self, fake, shown, labels):
+    def _apart(self, fake, shown, labels, step):
         """What the generated images, as they are, cost for their distance from the real ones."""
         total = 0.0
         needs = (self.moments, self.distance), (self.hog, self.mmd), (self.copies, self.nearness)
@@ -288,7 +290,8 @@ class GAN(keras.Model):
         if self.hog:
             total += self.hog * self.mmd(hog_maps(fake), labels)
         if self.copies:
-            total += self.copies * self.nearness(fake, labels)
+            late = tf.cast(step >= self.copies_from, tf.float32)
+            total += late * self.copies * self.nearness(fake, labels)
         return total
 
     def _penalty(self, real, fake, labels, step):

@@ -73,7 +73,7 @@ RECIPE = {
 }
 
 # Weights of the films' features that samples are held to, and of the penalty on near copies.
-HELD = {"moments": 2.0, "hog": 4.0, "copies": 100.0}
+HELD = {"moments": 2.0, "hog": 4.0, "copies": 200.0}
 _PROJECTED = {"loss": "hinge", **HELD}  # what changes with an encoder
 _OF_GAN = ("ema", "r1", "r2", "penalty_every", *HELD)
 
@@ -98,7 +98,8 @@ def best_gan(size=64, width=32, n_classes=4, steps=6000, head="projection", seed
             begins with and its `momentum` (beta 1), and an `encoder` whose features the
             discriminator judges, and `pixels` too if True (without `norm`, `head`, `deviation`;
             see `build_projected_discriminator`); the `loss` is then the hinge loss, and the weights
-            are those of `HELD`, unless said otherwise. `fit_gan` trains it; a plain `fit` needs
+            are those of `HELD`, unless said otherwise, `copies` in the last third of the steps.
+            `fit_gan` trains it; a plain `fit` needs
             `gan.adapt(films)` first where these count.
 
     Returns:
@@ -130,6 +131,7 @@ def best_gan(size=64, width=32, n_classes=4, steps=6000, head="projection", seed
         judge,
         augment=augment(recipe["policy"]) if recipe["policy"] else None,
         **{name: recipe[name] for name in _OF_GAN},
+        copies_from=2 * steps // 3,
         seed=seed,
     )
     rates = [
@@ -201,7 +203,9 @@ def _recipe(gan):
         "momenta": [config.get("beta_1") for config in configs],
         "frozen": short_hash(b"".join(weights.tobytes() for weights in frozen)),
         "augment": {name: own[name] for name in own if name not in ("name", "dtype", "trainable")},
-        **{name: getattr(gan, name) for name in ("ema", "r1", "r2", "penalty_every")},
+        **{
+            name: getattr(gan, name) for name in ("ema", "r1", "r2", "penalty_every", "copies_from")
+        },
     }
 
 
