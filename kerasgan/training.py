@@ -99,8 +99,7 @@ def best_gan(size=64, width=32, n_classes=4, steps=6000, head="projection", seed
             discriminator judges, and `pixels` too if True (without `norm`, `head`, `deviation`;
             see `build_projected_discriminator`); the `loss` is then the hinge loss, and the weights
             are those of `HELD`, unless said otherwise, `copies` in the last third of the steps.
-            `fit_gan` trains it; a plain `fit` needs
-            `gan.adapt(films)` first where these count.
+            `fit_gan` trains it; a plain `fit` needs `gan.adapt(films)` first where these count.
 
     Returns:
         A compiled conditional `GAN`.
@@ -197,15 +196,14 @@ def _recipe(gan):
     configs = [optimizer.get_config() for optimizer in inner]
     own = gan.augment.get_config() if gan.augment is not None else {}
     frozen = [] if gan.frozen is None else gan.frozen.get_weights()
+    numbers = ("ema", "r1", "r2", "penalty_every", "copies_from")
     return {
         "loss": getattr(gan.gan_loss, "__name__", type(gan.gan_loss).__name__),
         "rates": [config["learning_rate"] for config in configs],
         "momenta": [config.get("beta_1") for config in configs],
         "frozen": short_hash(b"".join(weights.tobytes() for weights in frozen)),
         "augment": {name: own[name] for name in own if name not in ("name", "dtype", "trainable")},
-        **{
-            name: getattr(gan, name) for name in ("ema", "r1", "r2", "penalty_every", "copies_from")
-        },
+        **{name: getattr(gan, name) for name in numbers},
     }
 
 
