@@ -97,7 +97,7 @@ def _parser():
     )
     train.add_argument("--moments", type=float, help="weight of the films' moments, 2 by default")
     train.add_argument("--hog", type=float, help="weight of the films' gradients, 4 by default")
-    train.add_argument("--copies", type=float, help="weight against near copies, 200 by default")
+    train.add_argument("--copies", type=float, help="weight against near copies, 50 by default")
     train.add_argument(
         "--no-framing", action="store_true", default=None, help="a generator that does not frame"
     )

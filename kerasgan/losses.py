@@ -241,7 +241,7 @@ class ClassCopies:
     With d an image's least distance from the films of its class, as in `quality.memorization`
     (freed of mean and scale, shifted and flipped) but of at most 32 pixels a side or a little more,
     shifted by one of these, and `limit` what that screen says of these films: the mean of
-    max(0, 1 - (d / (1.15 limit))^2), so that nothing but near copies has a slope.
+    max(0, 1 - (d / (1.1 limit))^2), so that nothing but near copies has a slope.
 
     Args:
         sets: For each class (images, patients) of the films: uint8 (n, h, w, 1), h and w at least
@@ -257,7 +257,7 @@ class ClassCopies:
         generator's batch.
     """
 
-    KEPT, SIDE, MARGIN = 500, 32, 1.15
+    KEPT, SIDE, MARGIN = 500, 32, 1.1
 
     def __init__(self, sets):
         self.real, self.limits = [], []

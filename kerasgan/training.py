@@ -73,7 +73,7 @@ RECIPE = {
 }
 
 # Weights of the films' features that samples are held to, and of the penalty on near copies.
-HELD = {"moments": 2.0, "hog": 4.0, "copies": 200.0}
+HELD = {"moments": 2.0, "hog": 4.0, "copies": 50.0}
 _PROJECTED = {"loss": "hinge", **HELD}  # what changes with an encoder
 _OF_GAN = ("ema", "r1", "r2", "penalty_every", *HELD)
 
