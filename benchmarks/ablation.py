@@ -112,6 +112,7 @@ def main():
     table = pd.DataFrame(columns=["variant", *facts])
     if given.out.is_file():
         table = pd.read_csv(given.out)
+        table = table.assign(**{name: 0.0 for name in HELD if name not in table})  # of before it
     for name in given.variants or [v for v in VARIANTS if given.features or not projected(v)]:
         facts |= {weight: getattr(given, weight) * projected(name) for weight in HELD}
         judge = load_safely(given.features, "encoder") if projected(name) else None

@@ -95,9 +95,9 @@ def _parser():
         "--encoder",
         help="MobileNetV2 or a .keras file: the discriminator judges its features (projected GAN)",
     )
-    train.add_argument("--moments", type=float, help="weight of the films' moments, 2 by default")
-    train.add_argument("--hog", type=float, help="weight of the films' gradients, 4 by default")
-    train.add_argument("--copies", type=float, help="weight against near copies, 50 by default")
+    train.add_argument("--moments", type=float, help="weight of films' moments: 2 with --encoder")
+    train.add_argument("--hog", type=float, help="weight of films' gradients, likewise 4")
+    train.add_argument("--copies", type=float, help="weight against near copies, likewise 50")
     train.add_argument(
         "--no-framing", action="store_true", default=None, help="a generator that does not frame"
     )
@@ -665,7 +665,7 @@ def _reproduction(arguments):
     from kerasgan import compare, report
     from kerasgan.crossval import transfer_encoder
     from kerasgan.runs import write_text
-    from kerasgan.sources import load_films
+    from kerasgan.sources import COLLECTIONS, load_films
     from kerasgan.synthesis import load_samples
 
     films, out = load_films(arguments.data, size=arguments.size), Path(arguments.out)
@@ -685,7 +685,8 @@ def _reproduction(arguments):
     earlier = report.earlier_rows(path, fitted, films, arguments.transfer, first > 0)
 
     def together(table):
-        return pd.concat([earlier, table, fast], ignore_index=True)
+        rows = pd.concat([earlier, table, fast], ignore_index=True)
+        return compare.with_published(rows, films.name in COLLECTIONS)
 
     def save(table):
         write_text(path, together(table).to_csv(index=False))

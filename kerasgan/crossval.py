@@ -297,7 +297,7 @@ def fold_gan(films, steps, folder, width, encoder=None, held=False):
         width: Width of the generator, and of a discriminator of pixels.
         encoder: Path of a `.keras` file whose features the discriminator judges, or `None`.
         held: `True` holds the samples to the films' HOG and, with an encoder, to the moments of
-            its maps; `False` to neither.
+            its maps, by the weights `_HELD`; `False` to neither.
 
     Returns:
         The trained conditional `GAN` of `kerasgan.best_gan` as registered in results/protocol.md:

@@ -38,7 +38,7 @@ class GAN(keras.Model):
         hog: Weight of `losses.ClassMMD` of `losses.hog_maps`, likewise; 0 for none. It needs
             images of at least 16 pixels a side, but no frozen part.
         copies: Weight of `losses.ClassCopies`, which keeps generated images off the films, 0 for
-            none.
+            none. It needs `adapt`, but no frozen part.
         copies_from: Step from which that counts: from the first it costs likeness.
         seed: Integer seed of all noise and augmentation.
 
@@ -290,8 +290,11 @@ class GAN(keras.Model):
         if self.hog:
             total += self.hog * self.mmd(hog_maps(fake), labels)
         if self.copies:
-            late = tf.cast(step >= self.copies_from, tf.float32)
-            total += late * self.copies * self.nearness(fake, labels)
+            total += tf.cond(
+                step >= self.copies_from,
+                lambda: self.copies * self.nearness(fake, labels),
+                lambda: 0.0,
+            )
         return total
 
     def _penalty(self, real, fake, labels, step):

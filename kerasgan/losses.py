@@ -1,6 +1,6 @@
-"""GAN losses: functions of logits, `(real_logits, fake_logits) -> (g_loss, d_loss)`, and of maps.
+"""GAN losses: functions of logits, `(real_logits, fake_logits) -> (g_loss, d_loss)`, and distances.
 
-Both arguments are float32 (n, 1) logits of the discriminator, both results float32 scalars.
+Of logits, both arguments are float32 (n, 1) of the discriminator, both results float32 scalars.
 """
 
 import numpy as np
@@ -239,14 +239,15 @@ class ClassCopies:
     """How far generated images intrude on films: a penalty on near copies, by class.
 
     With d an image's least distance from the films of its class, as in `quality.memorization`
-    (freed of mean and scale, shifted and flipped) but of at most 32 pixels a side or a little more,
-    shifted by one of these, and `limit` what that screen says of these films: the mean of
-    max(0, 1 - (d / (1.1 limit))^2), so that nothing but near copies has a slope.
+    (freed of mean and scale, shifted and flipped), but shrunk by a whole number to at most 32
+    pixels a side and shifted by one of these, and `limit` that screen's of the films so shrunk: the
+    mean of max(0, 1 - (d / (1.1 limit))^2), so that nothing but near copies has a slope.
 
     Args:
         sets: For each class (images, patients) of the films: uint8 (n, h, w, 1), h and w at least
             8, and (n,) or `None`. The first 500 films of a class are kept, so that neither memory
-            nor time grow with the films; a class of one film has no limit, and no penalty.
+            nor time grow with the films. A class of one film, or where two patients' nearest films
+            are the same, has no limit, and no penalty: `audit` finds films that are there twice.
 
     Raises:
         ValueError: If a class has no film.
@@ -300,7 +301,7 @@ class ClassCopies:
     @classmethod
     def _shrunk(cls, images):
         images = tf.cast(images, tf.float32)
-        parts = max(1, min(images.shape[1:3]) // cls.SIDE)
+        parts = -(-min(images.shape[1:3]) // cls.SIDE)
         return tf.nn.avg_pool2d(images, parts, parts, "VALID")
 
     @staticmethod

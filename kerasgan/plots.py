@@ -406,7 +406,7 @@ def plot_class_scores(comparison, metrics=("sensitivity", "specificity"), note="
             films = f" (n = {rows['n'].max():.0f})" if "n" in rows else ""
             label = f"{class_label(name)}{films}"
             axis.errorbar(rows["value"], y, xerr=error, label=label, **style)
-            if "published" in rows:
+            if "published" in rows and rows["published"].notna().any():
                 label = "published" if name == classes[-1] else None
                 axis.plot(rows["published"], y, "x", color="0.25", ms=5, zorder=3, label=label)
         axis.set(xlabel=f"{metric}, 95 % interval", xlim=(-0.02, 1.02))

@@ -358,7 +358,6 @@ def write_reproduction(films, table, folder, out):
         out: Folder of `figures/reproduction-*.png`.
     """
     from kerasgan import compare, plots
-    from kerasgan.sources import COLLECTIONS
 
     rows = table[table["evaluation"].isin(compare.EVALUATIONS)]
     rows = compare.with_intervals(rows, films.split("test"))
@@ -372,7 +371,7 @@ def write_reproduction(films, table, folder, out):
     for name in rows["set"].unique():
         own = rows[rows["set"].isin(["", name])]
         own = own[~own["synthetic"].astype(bool) | (own["set"] == name)]
-        curve = compare.accuracy_curve(own, published=films.name in COLLECTIONS)
+        curve = compare.accuracy_curve(own, published=table["published"].notna().any())
         tail = f"-{name}" if name else ""
         figures[f"accuracy{tail}"] = plots.plot_accuracy_curve(curve, note)
         one_pass = own[own["evaluation"] == "deterministic"]

@@ -130,7 +130,7 @@ def best_gan(size=64, width=32, n_classes=4, steps=6000, head="projection", seed
         judge,
         augment=augment(recipe["policy"]) if recipe["policy"] else None,
         **{name: recipe[name] for name in _OF_GAN},
-        copies_from=2 * steps // 3,
+        copies_from=2 * steps // 3 if recipe["copies"] else 0,
         seed=seed,
     )
     rates = [
@@ -216,7 +216,7 @@ def fit_best(films, steps, folder, width=32, encoder=None, seed=0, **changes):
         folder: Folder of the checkpoint and the grids, as in `fit_gan`.
         width: Width of both networks.
         encoder: `None`, or a Keras encoder whose features the discriminator judges; the samples
-            are then held to the films' features too, as of `best_gan`.
+            are then held to the films' features too, and kept off the films, as of `best_gan`.
         seed: Integer seed of everything random.
         **changes: Changes of the recipe, as of `best_gan`.
 
@@ -226,8 +226,8 @@ def fit_best(films, steps, folder, width=32, encoder=None, seed=0, **changes):
 
     Raises:
         FloatingPointError: If the training produced NaN.
-        ValueError: If there are no films, or the folder's training is of other films, another seed
-            or another network.
+        ValueError: If there are no films, or the folder's training is of other films, another seed,
+            recipe or network.
 
     Example:
         >>> gan, history, generators = fit_best(train, 3000, "runs/best", encoder=encoder)

@@ -301,6 +301,7 @@ def test_its_figures_need_no_pixels(reproduced, films16, tmp_path):
     table, folder, *_ = reproduced
     kinds = [f"reproduction-{name}" for name in ("accuracy", "confusion", "history")]
     write_reproduction(films16, table, folder, tmp_path)
+    write_reproduction(films16, table.assign(published=np.nan), folder, tmp_path / "other films")
     assert set(kinds) < {path.stem for path in (tmp_path / "figures").iterdir()}
     write_reproduction(films16, table, "nothing here", tmp_path / "table")
     names = {path.stem for path in (tmp_path / "table" / "figures").iterdir()}

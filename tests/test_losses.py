@@ -152,6 +152,9 @@ def test_a_copy_costs_whatever_its_shift_flip_and_contrast_and_other_films_nothi
     assert cost(films[:12], 0) == cost(films[12:], 1) == pytest.approx(1, abs=1e-3)
     shifted = np.roll(films[:12, :, ::-1], (2, -2), (1, 2))
     assert cost(shifted, 0) > 0.9 and cost(films[:12] // 2 + 40, 0) > 0.9
+    odd = films[:12, 8:56, 8:56]  # shrunk by 2 as well
+    small = ClassCopies([(odd, np.repeat(range(6), 2))])
+    assert float(small(to_float(np.roll(odd, 2, 2)), None)) > 0.9
     assert cost(films[12:], 0) < 0.1, "a film of another class is no copy"
     noise = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 1), "uint8")
     assert cost(np.concatenate([films[:1], noise]), 0) == pytest.approx(0.25, abs=1e-3)
@@ -179,6 +182,8 @@ def test_copies_need_a_film_and_of_one_there_is_no_limit():
         ClassCopies([(films[:0], None)])
     one, many = ClassCopies([(films[:1], None)]), ClassCopies([(films, np.arange(600))])
     assert float(one(to_float(films[:1]), None)) == 0
+    twice = ClassCopies([(np.concatenate([films[:4], films[:1]]), None)])
+    assert float(twice(to_float(films[:4]), None)) == 0
     assert len(many.real[0]) == 18 * ClassCopies.KEPT
 
 

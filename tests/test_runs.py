@@ -157,6 +157,10 @@ def test_arrays_are_read_up_to_a_limit_and_without_pickles(tmp_path, monkeypatch
         read_arrays(tmp_path / "code.npz")
 
 
+def test_texts_and_bytes_have_one_short_hash():
+    assert runs.short_hash("a") == runs.short_hash(b"a") == "ca978112ca1bbdca"
+
+
 def test_a_hash_of_digits_stays_a_text(tmp_path):
     for told in ("0123456789012345", "12345678e0123456"):
         (tmp_path / "t.csv").write_text(f"data_hash,value\n{told},1.5\n")

@@ -11,7 +11,9 @@ from kerasgan.losses import LOSSES
 from kerasgan.networks import build_generator, build_resnet
 from kerasgan.sources import load_films
 from kerasgan.training import (
+    HELD,
     best_gan,
+    epochs_of,
     fit_gan,
     latent_walk,
     read_sample_grids,
@@ -99,7 +101,10 @@ def test_a_projected_gan_that_matches_moments_goes_on_where_it_stopped(films16, 
         return gan
 
     whole, parts = train(tmp_path / "whole", 3), train(tmp_path / "parts", 1, 3)
-    assert whole.moments and whole.gan_loss is LOSSES["hinge"]
+    weights = whole.moments, whole.hog, whole.copies, whole.copies_from
+    assert weights == tuple(HELD.values()) + (4,)
+    assert best_gan(16, 2).copies == best_gan(16, 2).copies_from == 0
+    assert whole.gan_loss is LOSSES["hinge"]
     np.testing.assert_array_equal(whole.generate(3, labels=1), parts.generate(3, labels=1))
     with pytest.raises(ValueError, match="moments=2.0"):
         fit_gan(best_gan(16, 2, encoder=encoder, moments=0.0), films16, 4, tmp_path / "parts")
@@ -107,9 +112,21 @@ def test_a_projected_gan_that_matches_moments_goes_on_where_it_stopped(films16, 
     settings.write_text(settings.read_text().replace('"hog": 4.0', '"older": 1'))
     with pytest.raises(ValueError, match="hog=0.0"):  # as before HOG could be matched
         fit_gan(best_gan(16, 2, encoder=encoder), films16, 4, tmp_path / "parts")
+    settings.write_text(settings.read_text().replace('"copies": 50.0', '"old": 1'))
+    with pytest.raises(ValueError, match="copies=0.0"):  # as before films could be kept off
+        fit_gan(best_gan(16, 2, encoder=encoder, hog=0.0), films16, 4, tmp_path / "parts")
     settings.write_text(settings.read_text().replace('"moments": 2.0', '"oldest": 1'))
     with pytest.raises(ValueError, match="moments=0.0"):  # as before moments could be matched
-        fit_gan(best_gan(16, 2, encoder=encoder, hog=0.0), films16, 4, tmp_path / "parts")
+        fit_gan(
+            best_gan(16, 2, encoder=encoder, hog=0.0, copies=0.0), films16, 4, tmp_path / "parts"
+        )
+
+
+def test_steps_are_rounded_up_to_whole_epochs(films16):
+    per_epoch = -(-len(films16) // 32)
+    assert epochs_of(1, films16) == epochs_of(per_epoch, films16) == 1
+    assert epochs_of(per_epoch + 1, films16) == 2
+    assert epochs_of(10, films16, batch_size=len(films16)) == 10
 
 
 def test_a_diverged_training_says_so(films16, tmp_path):
