@@ -94,7 +94,7 @@ def main():
     parser.add_argument("--no-framing", action="store_true", help="a generator of plain canvases")
     parser.add_argument("--moments", type=float, default=2.0, help="weight, of variants projected")
     parser.add_argument("--hog", type=float, default=4.0, help="likewise")
-    parser.add_argument("--copies", type=float, default=50.0, help="likewise")
+    parser.add_argument("--copies", type=float, default=0.0, help="likewise")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("results/ablation.csv"))
     given = parser.parse_args()

@@ -97,7 +97,7 @@ def _parser():
     )
     train.add_argument("--moments", type=float, help="weight of films' moments: 2 with --encoder")
     train.add_argument("--hog", type=float, help="weight of films' gradients, likewise 4")
-    train.add_argument("--copies", type=float, help="weight against near copies, likewise 50")
+    train.add_argument("--copies", type=float, help="weight against near copies, 0; 50 leaves few")
     train.add_argument(
         "--no-framing", action="store_true", default=None, help="a generator that does not frame"
     )

@@ -72,8 +72,9 @@ RECIPE = {
     "copies": 0.0,
 }
 
-# Weights of the films' features that samples are held to, and of the penalty on near copies.
-HELD = {"moments": 2.0, "hog": 4.0, "copies": 50.0}
+# Weights of the films' features that samples are held to. The penalty on near copies costs likeness
+# (results/DETAILS.md), so that it is off unless asked for.
+HELD = {"moments": 2.0, "hog": 4.0, "copies": 0.0}
 _PROJECTED = {"loss": "hinge", **HELD}  # what changes with an encoder
 _OF_GAN = ("ema", "r1", "r2", "penalty_every", *HELD)
 
@@ -98,8 +99,9 @@ def best_gan(size=64, width=32, n_classes=4, steps=6000, head="projection", seed
             begins with and its `momentum` (beta 1), and an `encoder` whose features the
             discriminator judges, and `pixels` too if True (without `norm`, `head`, `deviation`;
             see `build_projected_discriminator`); the `loss` is then the hinge loss, and the weights
-            are those of `HELD`, unless said otherwise, `copies` in the last third of the steps.
-            `fit_gan` trains it; a plain `fit` needs `gan.adapt(films)` first where these count.
+            are those of `HELD`, unless said otherwise. `copies` count in the last third of the
+            steps. `fit_gan` trains it; a plain `fit` needs `gan.adapt(films)` first where these
+            count.
 
     Returns:
         A compiled conditional `GAN`.
@@ -216,7 +218,7 @@ def fit_best(films, steps, folder, width=32, encoder=None, seed=0, **changes):
         folder: Folder of the checkpoint and the grids, as in `fit_gan`.
         width: Width of both networks.
         encoder: `None`, or a Keras encoder whose features the discriminator judges; the samples
-            are then held to the films' features too, and kept off the films, as of `best_gan`.
+            are then held to the films' features too, as of `best_gan`.
         seed: Integer seed of everything random.
         **changes: Changes of the recipe, as of `best_gan`.
 

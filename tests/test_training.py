@@ -11,7 +11,6 @@ from kerasgan.losses import LOSSES
 from kerasgan.networks import build_generator, build_resnet
 from kerasgan.sources import load_films
 from kerasgan.training import (
-    HELD,
     best_gan,
     epochs_of,
     fit_gan,
@@ -96,14 +95,15 @@ def test_a_projected_gan_that_matches_moments_goes_on_where_it_stopped(films16, 
 
     def train(folder, *epochs):
         for count in epochs:
-            gan = best_gan(16, 2, steps=6, encoder=encoder)
+            gan = best_gan(16, 2, steps=6, encoder=encoder, copies=50.0)
             fit_gan(gan, films16, count, folder, every=1, grids=1)
         return gan
 
     whole, parts = train(tmp_path / "whole", 3), train(tmp_path / "parts", 1, 3)
     weights = whole.moments, whole.hog, whole.copies, whole.copies_from
-    assert weights == tuple(HELD.values()) + (4,)
-    assert best_gan(16, 2).copies == best_gan(16, 2).copies_from == 0
+    assert weights == (2.0, 4.0, 50.0, 4)
+    plain = best_gan(16, 2, encoder=encoder)
+    assert (plain.moments, plain.hog, plain.copies, plain.copies_from) == (2.0, 4.0, 0.0, 0)
     assert whole.gan_loss is LOSSES["hinge"]
     np.testing.assert_array_equal(whole.generate(3, labels=1), parts.generate(3, labels=1))
     with pytest.raises(ValueError, match="moments=2.0"):
@@ -112,14 +112,12 @@ def test_a_projected_gan_that_matches_moments_goes_on_where_it_stopped(films16, 
     settings.write_text(settings.read_text().replace('"hog": 4.0', '"older": 1'))
     with pytest.raises(ValueError, match="hog=0.0"):  # as before HOG could be matched
         fit_gan(best_gan(16, 2, encoder=encoder), films16, 4, tmp_path / "parts")
-    settings.write_text(settings.read_text().replace('"copies": 50.0', '"old": 1'))
-    with pytest.raises(ValueError, match="copies=0.0"):  # as before films could be kept off
+    with pytest.raises(ValueError, match="copies=50.0"):
         fit_gan(best_gan(16, 2, encoder=encoder, hog=0.0), films16, 4, tmp_path / "parts")
-    settings.write_text(settings.read_text().replace('"moments": 2.0', '"oldest": 1'))
+    old = settings.read_text().replace('"copies": 50.0', '"old": 1')
+    settings.write_text(old.replace('"moments": 2.0', '"oldest": 1'))
     with pytest.raises(ValueError, match="moments=0.0"):  # as before moments could be matched
-        fit_gan(
-            best_gan(16, 2, encoder=encoder, hog=0.0, copies=0.0), films16, 4, tmp_path / "parts"
-        )
+        fit_gan(best_gan(16, 2, encoder=encoder, hog=0.0), films16, 4, tmp_path / "parts")
 
 
 def test_steps_are_rounded_up_to_whole_epochs(films16):
