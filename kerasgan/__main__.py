@@ -389,10 +389,10 @@ def _train_best(train, arguments):
     # Beside the checkpoint, not among the models to share: it knows its films (`membership`).
     write_model(gan.discriminator, folder / "discriminator.keras")
     # One network learnt all classes together.
-    facts_of_all = {"trained_with": train, "kind": "best", "epochs": len(history), **facts}
+    told = {"trained_with": train, "kind": "best", "epochs": len(history), **facts}
     for name, generator in own.items():
         place = folder / f"best-{name}"
-        print(save_generator(generator, place, train.only(name), half=True, **facts_of_all))
+        print(save_generator(generator, place, train.only(name), precision="float16", **told))
     _train_classifier(train, min(steps, 600), folder, facts)
 
 
@@ -415,7 +415,8 @@ def _train_reference(train, arguments):
         facts = {"kind": "dcgan", "epochs": len(history), "seed": seed}
         command = f"{_TRAIN.format(train.name)} --reference {name} --epochs {epochs}"
         facts["command"] = f"{command} --width {width}"
-        print(save_generator(gan, folder / f"dcgan-{name}", train.only(name), half=True, **facts))
+        place = folder / f"dcgan-{name}"
+        print(save_generator(gan, place, train.only(name), precision="bfloat16", **facts))
 
 
 def _train_classifier(train, steps, folder, facts):

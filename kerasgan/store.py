@@ -32,7 +32,7 @@ _OTHER_LIMITS = (
 _OTHER_LICENCE = "Model and training films: as the owner of the films says."
 
 
-def save_generator(generator, folder, trained_on, trained_with=None, half=False, **facts):
+def save_generator(generator, folder, trained_on, trained_with=None, precision=None, **facts):
     """Saves a generator with its card and a grid of samples, replacing what was there.
 
     Samples that `kerasgan.quality.memorization` takes for copies of a film are not shown.
@@ -44,8 +44,8 @@ def save_generator(generator, folder, trained_on, trained_with=None, half=False,
             the patients go on the card.
         trained_with: The `Films` of all classes, if it is one class of a conditional generator:
             the card then names the patients of all.
-        half: `True` rounds the trained weights to half precision, for a file half the size; a
-            pixel then changes by a grey level at most.
+        precision: `"float16"` or `"bfloat16"`, to which the trained weights are rounded for a file
+            half the size, or two fifths; a pixel then changes by a grey level, or a few, at most.
         **facts: Further entries of the card, such as `seed`, `epochs`, `scores`.
 
     Returns:
@@ -53,7 +53,7 @@ def save_generator(generator, folder, trained_on, trained_with=None, half=False,
 
     Raises:
         OSError: If the folder cannot be written; nothing half-written is left.
-        ValueError: If a model to be rounded is frozen.
+        ValueError: If a model to be rounded is frozen, or the precision is another.
     """
     from kerasgan.gan import draw
     from kerasgan.networks import copied
@@ -62,8 +62,8 @@ def save_generator(generator, folder, trained_on, trained_with=None, half=False,
         average = generator.averaged.get_weights()
         generator = copied(generator.generator)  # whose trained layers are marked as such
         generator.set_weights(average)
-    if half:
-        generator, facts = _rounded(generator), {"weights": "float16", **facts}
+    if precision:
+        generator, facts = _rounded(generator, precision), {"weights": precision, **facts}
     latent, conditional = generator.inputs[0].shape[-1], len(generator.inputs) > 1
     if conditional:
         kinds = [(trained_on.only(name), label) for label, name in enumerate(trained_on.classes)]
@@ -79,14 +79,18 @@ def save_generator(generator, folder, trained_on, trained_with=None, half=False,
     return _save(generator, "generator", folder, trained_on, facts, images, trained_with)
 
 
-def _rounded(model):
+def _rounded(model, precision):
+    import tensorflow as tf
+
     from kerasgan.networks import copied
 
+    if precision not in ("float16", "bfloat16"):
+        raise ValueError(f"precision is float16 or bfloat16. Received: precision={precision!r}")
     copy = copied(model)
     if not copy.trainable_variables:
-        raise ValueError("half=True rounds trained layers: give the GAN, or a model not frozen")
+        raise ValueError("precision= rounds trained layers: give the GAN, or a model not frozen")
     for variable in copy.trainable_variables:
-        variable.assign(variable.numpy().astype(np.float16))
+        variable.assign(tf.cast(tf.cast(variable.value, precision), variable.dtype))
     return copy
 
 

@@ -248,7 +248,7 @@ def test_train_makes_the_studys_gan_of_the_classes_asked_for(tmp_path, capsys):
     made = {path.name for path in (tmp_path / "out").glob("dcgan-*")}
     assert made == {"dcgan-covid", "dcgan-normal"}
     card = store.read_card(tmp_path / "out" / "dcgan-normal")
-    assert card["kind"] == "dcgan" and card["epochs"] == 1 and card["weights"] == "float16"
+    assert card["kind"] == "dcgan" and card["epochs"] == 1 and card["weights"] == "bfloat16"
     assert main([*command, "nothing"]) == 1 and "classes are" in capsys.readouterr().err
 
 

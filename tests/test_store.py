@@ -47,18 +47,21 @@ def test_half_precision_saves_space_and_changes_a_grey_level_at_most(films16, tm
     films, judge = films16.only("covid"), build_discriminator(16, width=2, n_classes=4)
     gan = GAN(build_generator(16, width=8, n_classes=4, framing=True), judge)
     generator = one_class(gan.averaged, 0)
-    whole, half = (
-        save_generator(generator, tmp_path / name, films, half=name == "half")
-        for name in ("whole", "half")
-    )
-    sizes = [(folder / "generator.keras").stat().st_size for folder in (whole, half)]
-    assert sizes[1] < 0.7 * sizes[0] and read_card(half)["weights"] == "float16"
-    drawn = [draw(load_model(folder), 20).astype(int) for folder in (whole, half)]
-    assert np.abs(drawn[0] - drawn[1]).max() <= 1
+    folders = [
+        save_generator(generator, tmp_path / str(precision), films, precision=precision)
+        for precision in (None, "float16", "bfloat16")
+    ]
+    sizes = [(folder / "generator.keras").stat().st_size for folder in folders]
+    assert sizes[2] < 0.8 * sizes[1] < 0.7 * sizes[0]
+    assert [read_card(folder).get("weights") for folder in folders] == [None, "float16", "bfloat16"]
+    drawn = [draw(load_model(folder), 20).astype(int) for folder in folders]
+    assert np.abs(drawn[0] - drawn[1]).max() <= 1 and np.abs(drawn[0] - drawn[2]).max() <= 4
     np.testing.assert_array_equal(drawn[0], draw(generator, 20))
-    with pytest.raises(ValueError, match="not frozen"):
-        save_generator(gan.averaged, tmp_path / "frozen", films16, half=True)
-    save_generator(gan, tmp_path / "gan", films16, half=True)
+    for wrong, told in ((gan.averaged, "not frozen"), (gan, "float16 or bfloat16")):
+        precision = "float16" if told == "not frozen" else "int8"
+        with pytest.raises(ValueError, match=told):
+            save_generator(wrong, tmp_path / "wrong", films16, precision=precision)
+    save_generator(gan, tmp_path / "gan", films16, precision="float16")
 
 
 def test_the_card_of_one_class_of_a_conditional_gan_names_all_patients(films16, tmp_path):
