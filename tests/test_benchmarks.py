@@ -1,8 +1,14 @@
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+
+from kerasgan.films import save_films
+from kerasgan.networks import build_resnet
+from kerasgan.phantom import simulate_films
 
 PATH = Path(__file__).parent.parent / "benchmarks" / "when_it_helps.py"
 
@@ -49,3 +55,17 @@ def test_the_chart_is_measured_and_resumes(script, tmp_path, capsys):
     assert before == {path: path.stat().st_mtime_ns for path in before}
     with pytest.raises(ValueError, match="steps=2"):
         script.main([*words, "--steps", "3"])
+
+
+def test_an_ablation_keeps_what_it_measured_also_before_a_weight_was_known(tmp_path):
+    save_films(simulate_films(30, size=16), tmp_path / "films")
+    build_resnet(16, width=2).save(tmp_path / "encoder.keras")
+    words = [sys.executable, PATH.with_name("ablation.py"), tmp_path / "films", "hinge"]
+    words += ["--encoder", tmp_path / "encoder.keras", "--size", "16", "--steps", "1"]
+    words = [*map(str, words), "--out", str(tmp_path / "table.csv")]
+    subprocess.run(words, check=True, capture_output=True)
+    table = pd.read_csv(tmp_path / "table.csv")
+    assert table["variant"].tolist() == ["hinge"] and table["kid_held_out"].notna().all()
+    table.drop(columns="copies").to_csv(tmp_path / "table.csv", index=False)
+    subprocess.run(words, check=True, capture_output=True)
+    assert list(pd.read_csv(tmp_path / "table.csv")) == [n for n in table if n != "copies"]
