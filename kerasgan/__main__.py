@@ -350,10 +350,9 @@ def _audit(arguments):
 def _train(arguments):
     from kerasgan.runs import locked
     from kerasgan.sources import load_films
-    from kerasgan.training import HELD
 
     for_reference = arguments.reference is not None
-    best = ("steps", "encoder", *HELD, "no_framing")
+    best = ("steps", "encoder", "moments", "hog", "copies", "no_framing")
     others = best if for_reference else ("epochs",)
     others = [name for name in others if getattr(arguments, name) is not None]
     if others:
@@ -666,7 +665,7 @@ def _reproduction(arguments):
     from kerasgan import compare, report
     from kerasgan.crossval import transfer_encoder
     from kerasgan.runs import write_text
-    from kerasgan.sources import COLLECTIONS, load_films
+    from kerasgan.sources import load_films
     from kerasgan.synthesis import load_samples
 
     films, out = load_films(arguments.data, size=arguments.size), Path(arguments.out)
@@ -686,8 +685,7 @@ def _reproduction(arguments):
     earlier = report.earlier_rows(path, fitted, films, arguments.transfer, first > 0)
 
     def together(table):
-        rows = pd.concat([earlier, table, fast], ignore_index=True)
-        return compare.with_published(rows, films.name in COLLECTIONS)
+        return pd.concat([earlier, table, fast], ignore_index=True)
 
     def save(table):
         write_text(path, together(table).to_csv(index=False))

@@ -453,13 +453,15 @@ def published_value(arm, kind, metric):
     return dict(zip(("sensitivity", "specificity"), pair, strict=True)).get(metric, np.nan)
 
 
-def with_published(rows, of_study=True):
+def with_published(rows, films=None):
     """Returns a tidy table `arm, class, metric, ...` with the column `published` beside it.
 
     Args:
         rows: The table.
-        of_study: Whether the films are the study's; else nothing published compares: NaN.
+        films: The `Films` scored, if they may be others than the study's: nothing published
+            compares with those, and all is NaN.
     """
+    of_study = films is None or films.name in COLLECTIONS
     keys = rows[["arm", "class", "metric"]].itertuples(index=False)
     return rows.assign(published=[published_value(*key) if of_study else np.nan for key in keys])
 
@@ -541,7 +543,7 @@ def reproduce_by_transfer(films, folder, synthetic, encoder, arms=REFERENCE_ARMS
         rows = classification_scores(test.labels, chances, test.classes)
         tables.append(rows.assign(arm=arm.name, seed=seed, evaluation="transfer"))
     table = pd.concat(tables, ignore_index=True).assign(data_hash=train.hash[:16])
-    return with_published(table, films.name in COLLECTIONS)[_REPRODUCTION]
+    return with_published(table, films)[_REPRODUCTION]
 
 
 def _remembering(encoder):
@@ -570,7 +572,7 @@ def _reproduced(number, arms, train, test, classic, synthetic, folder, seed, opt
     """One arm of the reproduction: its number, and its rows beside what was published."""
     options = {**options, "seeds": (seed,), "protocol": "reference"}
     rows = compare_arms(arms, train, test, classic, synthetic, folder, **options)
-    return number, with_published(rows, train.name in COLLECTIONS)[_REPRODUCTION]
+    return number, with_published(rows, train)[_REPRODUCTION]
 
 
 _SETS = ("classic", "synthetic")

@@ -315,8 +315,7 @@ class ClassCopies:
 
 def _standard(images):
     rows = tf.reshape(images, (tf.shape(images)[0], -1))
-    rows -= tf.reduce_mean(rows, 1, keepdims=True)
-    return rows / tf.sqrt(tf.reduce_sum(tf.square(rows), 1, keepdims=True) + 1e-8)
+    return _unit(rows - tf.reduce_mean(rows, 1, keepdims=True), 1e-8)
 
 
 def hog_maps(images, cell=8, bins=9):
@@ -346,5 +345,5 @@ def hog_maps(images, cell=8, bins=9):
     return _unit(tf.minimum(_unit(tf.concat(corners, -1)), 0.2))
 
 
-def _unit(rows):
-    return rows / tf.sqrt(tf.reduce_sum(tf.square(rows), -1, keepdims=True) + 1e-5)
+def _unit(rows, least=1e-5):
+    return rows / tf.sqrt(tf.reduce_sum(tf.square(rows), -1, keepdims=True) + least)

@@ -326,26 +326,28 @@ def earlier_rows(path, fitted, films, transfer=False, needed=False):
         needed: Whether there must be a table, to go on from.
 
     Returns:
-        The other rows.
+        The other rows, with what was published as `compare.with_published` has it today.
 
     Raises:
         ValueError: If the table is damaged, or of other films.
         FileNotFoundError: If it is needed and not there.
     """
+    from kerasgan.compare import with_published
+
     remedy = "move it away, or give another --out"
     if not path.is_file():
         if needed:
             raise FileNotFoundError(f"no {path} to go on from: run the reproduction from seed 0")
         return None
     table = read_table(path, remedy)
-    if not {"data_hash", "seed", "arm", "evaluation"} <= set(table):
+    if not {"data_hash", "seed", "arm", "evaluation", "class", "metric"} <= set(table):
         raise ValueError(f"{path} is no table of a reproduction: {remedy}")
     if set(table["data_hash"]) - {films.split("train").hash[:16]}:
         raise ValueError(f"{path} is of other films: {remedy}")
     keys = zip(table["arm"], table["seed"], strict=True)
     again = np.array([key in fitted for key in keys], bool)
     linear = table["evaluation"] == "transfer"
-    return table[np.where(linear, not transfer, ~again)]
+    return with_published(table[np.where(linear, not transfer, ~again)], films)
 
 
 def write_reproduction(films, table, folder, out):

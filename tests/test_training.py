@@ -53,7 +53,7 @@ def test_other_frozen_weights_are_not_overwritten_and_a_scaled_optimizer_is_fine
     for seed in (0, 1):
         keras.utils.set_random_seed(seed)
         encoder = build_resnet(16, width=2)
-        gan = best_gan(16, 2, steps=10, encoder=encoder, moments=0, hog=0, copies=0)
+        gan = best_gan(16, 2, steps=10, encoder=encoder, moments=0, hog=0)
         optimizers = gan.generator_optimizer, gan.discriminator_optimizer
         gan.compile(*map(keras.optimizers.LossScaleOptimizer, optimizers), loss="hinge")
         if seed:
