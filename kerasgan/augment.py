@@ -7,10 +7,13 @@ import tensorflow as tf
 
 
 class _RandomLayer(keras.layers.Layer):
-    """A layer that acts in training only and draws from an explicit seed where one is given."""
+    """A layer that acts in training only and draws from an explicit seed where one is given.
+
+    It keeps its images in float32 under a mixed precision policy, unless a `dtype` is given.
+    """
 
     def __init__(self, seed=0, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(**{"dtype": "float32", **kwargs})
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
 

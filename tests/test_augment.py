@@ -128,6 +128,19 @@ def test_layers_run_inside_a_model_and_can_be_rebuilt():
     assert DiffAugment.from_config(config).policy == ("flip",)
 
 
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_images_stay_whole_under_mixed_precision(policy):
+    steps = ("colour", "translation", "cutout", "flip", "rotation")
+    keras.mixed_precision.set_global_policy(policy)
+    try:
+        layers = [ClassicAugmentation(), DiffAugment(steps), AdaptiveAugment(steps)]
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    for layer in layers:
+        moved = layer(IMAGES, training=True, seed=(0, 1))
+        assert moved.dtype == "float32" and type(layer).from_config(layer.get_config())
+
+
 def test_adaptive_augmentation_follows_the_discriminator():
     layer = AdaptiveAugment(("translation",), target=0.5, images=100)
     np.testing.assert_array_equal(layer(IMAGES, seed=(0, 0)), IMAGES)
