@@ -125,7 +125,8 @@ class Films:
                 f"{labels.dtype} {np.unique(labels)[:5]}"
             )
         n = len(images)
-        names = facts.get("filenames") or [f"film-{i:05d}.png" for i in range(n)]
+        names = facts.get("filenames")
+        names = [f"film-{i:05d}.png" for i in range(n)] if names is None else list(names)
         patients = [""] * n if patients is None else patients
         patients = ["" if pd.isna(patient) else str(patient) for patient in patients]
         splits = [split] * n if isinstance(split, str) else list(split)
@@ -367,13 +368,13 @@ class Films:
             seed: Integer seed of the order.
             first_epoch: Number of the first epoch.
             labels: `True` for pairs (images, labels).
-            cache: `False` reads files batch by batch instead of keeping all films in memory.
+            cache: `False` reads files batch by batch; films in memory already stay there.
 
         Returns:
             Dataset of float32 (b, size, size, 1) in [-1, 1][, int32 (b,)].
 
         Raises:
-            ValueError: If there are no films, or `batch_size` is below 1.
+            ValueError: If there are no films, they differ in size, or `batch_size` is below 1.
         """
         import tensorflow as tf
 
@@ -383,12 +384,8 @@ class Films:
         if not n:
             raise ValueError(f"{self.name} has no films to make batches of")
         steps, kinds = -(-n // batch_size), tf.constant(self.labels)
+        cache = cache or "images" in self._pixels or self.size is None
         pixels = tf.constant(self.images) if cache else None
-
-        def picked(epoch, step):
-            places = tf.range(step * batch_size, tf.minimum((step + 1) * batch_size, n))
-            key = tf.stack([tf.constant(seed, tf.int64), epoch])
-            return tf.random.experimental.index_shuffle(places, key, tf.cast(n - 1, places.dtype))
 
         def load(places):
             if cache:
@@ -400,7 +397,9 @@ class Films:
             return (images, tf.gather(kinds, places)) if labels else images
 
         def epoch_steps(epoch):
-            return tf.data.Dataset.range(steps).map(lambda step: picked(epoch, step))
+            key = tf.stack([tf.constant(seed, tf.int64), epoch])
+            places = tf.argsort(tf.random.stateless_uniform((n,), key))
+            return tf.data.Dataset.from_tensor_slices(places).batch(batch_size)
 
         order = epoch_numbers(first_epoch).flat_map(epoch_steps)
         order = order.apply(tf.data.experimental.assert_cardinality(steps))
@@ -480,7 +479,7 @@ def stored_paths(films, folder):
     return paths
 
 
-REPLACED = "replaced.json"  # the files of a set while another takes its place
+UNFINISHED = "unfinished.json"  # there while a set is filled: the files of the one it replaces
 
 
 def _flat(name):
@@ -543,9 +542,8 @@ def save_films(films, folder):
                 continue
             if before is None:
                 raise ValueError(f"{path} is another film: choose another folder, or delete it")
-        if before and not (folder / REPLACED).exists():  # from here on neither the old nor the new
-            names = sorted(path.relative_to(folder).as_posix() for path in before)
-            write_text(folder / REPLACED, json.dumps({"files": names}))
+        if not (folder / UNFINISHED).exists():  # from here on neither the old set nor the new
+            mark_unfinished(folder, before or ())
         write_bytes(path, content)
     index = films.index.assign(path=[str(path) for path in paths])
     index["filename"] = [path.name for path in paths]
@@ -553,8 +551,19 @@ def save_films(films, folder):
     write_index(stored, folder)
     for path in (before or set()) - set(paths):
         path.unlink(missing_ok=True)
-    (folder / REPLACED).unlink(missing_ok=True)
+    (folder / UNFINISHED).unlink(missing_ok=True)
     return stored
+
+
+def mark_unfinished(folder, before=()):
+    """Has the folder refused as a source until its set is whole and the mark is taken away.
+
+    Args:
+        folder: Folder of the set.
+        before: The files of the set it replaces.
+    """
+    names = sorted(path.relative_to(folder).as_posix() for path in before)
+    write_text(folder / UNFINISHED, json.dumps({"files": names}))
 
 
 def _stored_before(films, folder):
@@ -567,8 +576,8 @@ def _stored_before(films, folder):
         raise ValueError(f"{folder} holds the films of {about.get('name')}: {remedy}")
     if not (folder / "index.csv").is_file():  # stopped before it was whole
         return set()
-    if (folder / REPLACED).is_file():  # stopped while it was replaced
-        names = read_json(folder / REPLACED, remedy).get("files", ())
+    if (folder / UNFINISHED).is_file():  # stopped while it was replaced
+        names = read_json(folder / UNFINISHED, remedy).get("files", ())
         return {folder / inner_path(str(name)) for name in names}
     index = read_table(folder / "index.csv", remedy)
     rows = index.reindex(columns=["split", "class", "filename"]).fillna("").astype(str)

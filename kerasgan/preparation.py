@@ -8,7 +8,14 @@ from functools import partial
 import cv2
 from tqdm import tqdm
 
-from kerasgan.films import check_size, stored_paths, write_about, write_index
+from kerasgan.films import (
+    UNFINISHED,
+    check_size,
+    mark_unfinished,
+    stored_paths,
+    write_about,
+    write_index,
+)
 from kerasgan.reading import FITS, image_size, read_square, squared
 from kerasgan.runs import absolute, read_json, short_hash, write_bytes
 
@@ -45,6 +52,8 @@ def prepare(films, folder, size=64, fit="squash", workers=None):
     folder = absolute(folder)
     paths = stored_paths(films, folder)
     sources = _begin(films, folder, paths, size, fit)
+    if not (folder / "index.csv").is_file():
+        mark_unfinished(folder)
     for parent in {path.parent for path in paths}:
         parent.mkdir(parents=True, exist_ok=True)
     in_memory = films.images if (films.index["path"] == "").any() else None
@@ -56,7 +65,9 @@ def prepare(films, folder, size=64, fit="squash", workers=None):
         remarks = list(tqdm(done, total=len(paths), desc="preparing films", unit="film"))
     finally:
         pool.shutdown(cancel_futures=True)
-    return _collected(films, folder, paths, remarks, size, fit=fit, sources=sources)
+    prepared = _collected(films, folder, paths, remarks, size, fit=fit, sources=sources)
+    (folder / UNFINISHED).unlink(missing_ok=True)
+    return prepared
 
 
 def _begin(films, folder, paths, size, fit):

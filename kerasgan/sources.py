@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from kerasgan.films import COLUMNS, REPLACED, Films, check_distinct, check_size, inner_path
+from kerasgan.films import COLUMNS, UNFINISHED, Films, check_distinct, check_size, inner_path
 from kerasgan.reading import image_size, is_dicom
 from kerasgan.runs import absolute, read_json, write_text
 
@@ -280,7 +280,7 @@ def _folder(folder, size, pattern, test_share, seed, keep):
             f"no folder {folder}. A source is auto, simulated, "
             f"{', '.join(COLLECTIONS)}, or a folder with one folder of images per class"
         )
-    if (folder / REPLACED).is_file():
+    if (folder / UNFINISHED).is_file():
         raise ValueError(f"{folder} is not whole: give the command that fills it once more")
     table = next((folder / name for name in _TABLES if (folder / name).is_file()), None)
     if table is not None:

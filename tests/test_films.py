@@ -159,6 +159,7 @@ def test_batches_cover_each_epoch_in_an_order_of_seed_and_epoch(films16):
     assert (first != second).any()
     np.testing.assert_array_equal(epochs(2, 1)[0], third)
     assert (epochs(0, 1, seed=1)[0] != first).any()
+    assert (epochs(256, 1)[0] != first).any() and (epochs(0, 1, seed=256)[0] != first).any()
 
 
 def test_batches_from_files_equal_batches_from_memory(films16, tmp_path):
@@ -169,6 +170,8 @@ def test_batches_from_files_equal_batches_from_memory(films16, tmp_path):
         data = films.batches(10, seed=3, labels=True, **options).as_numpy_iterator()
         return [(x.copy(), y) for x, y in data]
 
+    kept = next(films16.batches(3, cache=False).as_numpy_iterator())
+    assert kept.shape == (3, 16, 16, 1)  # in memory they stay
     for (x, y), (u, v) in zip(batches(films16), batches(stored, cache=False), strict=True):
         assert x.dtype == np.float32 and x.min() >= -1 and x.max() <= 1
         np.testing.assert_array_equal(x, u)
@@ -178,6 +181,8 @@ def test_batches_from_files_equal_batches_from_memory(films16, tmp_path):
 def test_no_films_make_no_batches(films16):
     with pytest.raises(ValueError, match="no films"):
         films16.take([]).batches(4)
+    with pytest.raises(ValueError, match="differ in size"):
+        dataclasses.replace(films16, size=None, _pixels={}).batches(4, cache=False)
 
 
 def test_epoch_numbers_count_iterations():
@@ -192,7 +197,8 @@ def test_odd_sizes_are_refused(size):
 
 
 def test_a_set_that_is_replaced_in_part_does_not_pass_for_whole(films16, tmp_path, monkeypatch):
-    save_films(films16, tmp_path)
+    old, new = tmp_path / "old", tmp_path / "new"
+    save_films(films16, old)
     other = dataclasses.replace(films16.first(6), _pixels={"images": 255 - films16.first(6).images})
     written = []
 
@@ -204,11 +210,16 @@ def test_a_set_that_is_replaced_in_part_does_not_pass_for_whole(films16, tmp_pat
 
     monkeypatch.setattr("kerasgan.films.write_bytes", full)
     with pytest.raises(OSError, match="No space"):
-        save_films(other, tmp_path)
+        save_films(other, old)
     with pytest.raises(ValueError, match="not whole"):
-        load_films(tmp_path)
+        load_films(old)
+    written.clear()
+    with pytest.raises(OSError, match="No space"):
+        save_films(other, new)
+    with pytest.raises(ValueError, match="not whole"):
+        load_films(new)
     monkeypatch.undo()
-    again = load_films(save_films(other, tmp_path) and tmp_path)
+    again = load_films(save_films(other, old) and old)
     assert again.hash == other.hash and not again.skipped, "no file of the old set is left"
 
 

@@ -130,6 +130,11 @@ def test_a_stopped_preparation_goes_on_by_its_own_fit_alone(raw, tmp_path, monke
         prepare(load_films(raw), tmp_path / "out", 16)
     with pytest.raises(ValueError, match="fit='squash'.*fit='pad'"):
         prepare(load_films(raw), tmp_path / "out", 16, fit="pad")
+    with pytest.raises(ValueError, match="not whole: give the command"):
+        load_films(tmp_path / "out")
+    monkeypatch.undo()
+    prepared = prepare(load_films(raw), tmp_path / "out", 16)
+    assert load_films(tmp_path / "out").hash == prepared.hash
 
 
 def test_a_class_without_a_readable_film_is_an_error(raw, tmp_path):
