@@ -246,8 +246,7 @@ class ClassCopies:
     Args:
         sets: For each class (images, patients) of the films: uint8 (n, h, w, 1), h and w at least
             8, and (n,) or `None`. The first 500 films of a class are kept, so that neither memory
-            nor time grow with the films. A class of one film, or where two patients' nearest films
-            are the same, has no limit, and no penalty: `audit` finds films that are there twice.
+            nor time grow with the films. A class of one film has no limit, and no penalty.
 
     Raises:
         ValueError: If a class has no film.

@@ -20,6 +20,8 @@ from sklearn.svm import SVC
 from kerasgan.scores import bootstrap_interval, group_positions, wilson_interval
 
 DOMAIN_ENCODER = Path(__file__).parents[1] / "saved_models" / "encoder" / "encoder.keras"
+SAME = 0.1  # distance within which two films are one: a correlation of 0.995, as in an audit
+_RANGES = {**dict.fromkeys(("precision", "recall", "coverage"), (0, 1)), "density": (0, np.inf)}
 IMAGENET = {  # architecture: (its module in keras.applications, side of its images)
     "InceptionV3": ("inception_v3", 299),
     "MobileNetV2": ("mobilenet_v2", 224),
@@ -261,7 +263,8 @@ def sliced_wasserstein(real, fake, patches=64, directions=128, seed=0):
     projections = np.random.default_rng(seed).normal(size=(49, directions)).astype("float32")
     projections /= np.linalg.norm(projections, axis=0)
     distances = {}
-    for level in zip(_pyramid(_checked(real)), _pyramid(_checked(fake)), strict=True):
+    _check_alike(_checked(real), _checked(fake))
+    for level in zip(_pyramid(real), _pyramid(fake), strict=True):
         drawn = [_patches(images, count, np.random.default_rng(seed)) for images in level]
         centre, scale = np.mean(drawn), np.std(drawn) + 1e-8
         a, b = (np.sort((x - centre) / scale @ projections, axis=0) for x in drawn)
@@ -281,6 +284,8 @@ def detectability(real, fake, patients=None, seed=0, features=hog_features):
     groups = _group_numbers(group_positions(patients, len(real)))
     chosen = rng.permutation(len(real))[:count]
     real, groups, fake = real[chosen], groups[chosen], fake[rng.permutation(len(fake))[:count]]
+    if len(set(groups)) == 1:  # one patient's films alone: no fold would be without them
+        groups = np.arange(count)
     owner = {image.tobytes(): group for image, group in zip(real, groups, strict=True)}
     copied = [owner.get(image.tobytes(), -1 - i) for i, image in enumerate(fake)]
     seen, truth = features(np.concatenate([real, fake])), np.repeat([0, 1], count)
@@ -334,7 +339,8 @@ def memorization(samples, training, held_out=None, patients=None, shifts=2, flip
 
     The distance is that of two images, at most 64 pixels a side, freed of their mean and scale: 0
     for a copy whatever its brightness and contrast, 1.41 for the unrelated. A sample is flagged if
-    it lies nearer to a training film than all but a share `rate` of fresh films do.
+    it lies nearer to a training film than all but a share `rate` of fresh films do. Films within
+    0.1 of each other, a correlation of 0.995, are one film twice, and say nothing of fresh ones.
 
     Args:
         samples: images.
@@ -351,7 +357,8 @@ def memorization(samples, training, held_out=None, patients=None, shifts=2, flip
         DataFrame, a row a sample: `nearest` (a training film), `distance`, `limit`, `flagged`.
 
     Raises:
-        ValueError: If one training film alone has to say how near others come to it.
+        ValueError: If one training film alone has to say how near others come to it, or samples and
+            films differ in size.
 
     Example:
         >>> kept = samples[~memorization(samples, train.images, patients=train.patients).flagged]
@@ -365,10 +372,12 @@ def memorization(samples, training, held_out=None, patients=None, shifts=2, flip
         # One patient's films alone: each is held against the others.
         for films in groups if len(groups) > 1 else group_positions(None, len(training)):
             fresh[np.ix_(films, films)] = np.inf
+    fresh[fresh < SAME] = np.inf  # one film twice, whatever names it goes by
     # A fresh film among k ranks below the r-th at a chance of r / (k + 1). Left out in turn, films
     # are not fresh to each other: counting the newcomer as a neighbour too raises that to r + 1.
     rank = int(rate * (len(fresh) + 1)) - (held_out is None)
     limit = np.sort(fresh.min(axis=1))[max(rank, 1) - 1]
+    limit = limit if np.isfinite(limit) else SAME
     found = pd.DataFrame({"nearest": distances.argmin(axis=1), "distance": distances.min(axis=1)})
     return found.assign(limit=limit, flagged=found["distance"] < limit)
 
@@ -462,7 +471,8 @@ def compare_sets(
     for name, images in fakes.items():
         for key, values in found[name].items():
             mean, margin, floor = values.mean(), 1.96 * values.std(), found[None][key].mean()
-            rows.append((name, *key, mean, mean - margin, mean + margin, floor))
+            ends = np.clip((mean - margin, mean + margin), *_RANGES.get(key[1], (-np.inf, np.inf)))
+            rows.append((name, *key, mean, *ends, floor))
         for key, features in told_by.items():
             told = detectability(real, images, patients, seed, features)
             rows.append((name, *key, *told, floors[key]))
@@ -734,6 +744,7 @@ def _ssim(first, second):
 
 def _aligned_distances(images, reference, shifts, flips):
     images, reference = (_shrunk(_checked(x)) for x in (images, reference))
+    _check_alike(images, reference)
     height, width = (side - 2 * shifts for side in images.shape[1:])
     middle = _standard(images[:, shifts : shifts + height, shifts : shifts + width])
     nearest_yet = np.full((len(images), len(reference)), -1.0, "float32")
@@ -760,6 +771,12 @@ def _resized(images, side):
     return np.stack([cv2.resize(x, (side, side), interpolation=how) for x in images[..., 0]])[
         ..., None
     ]
+
+
+def _check_alike(images, others):
+    if images.shape[1:] != others.shape[1:]:
+        sizes = f"{images.shape[1:3]} and {others.shape[1:3]}"
+        raise ValueError(f"images of one size can be compared: prepare them. Received: {sizes}")
 
 
 def _checked(images):

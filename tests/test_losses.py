@@ -183,7 +183,9 @@ def test_copies_need_a_film_and_of_one_there_is_no_limit():
     one, many = ClassCopies([(films[:1], None)]), ClassCopies([(films, np.arange(600))])
     assert float(one(to_float(films[:1]), None)) == 0
     twice = ClassCopies([(np.concatenate([films[:4], films[:1]]), None)])
-    assert float(twice(to_float(films[:4]), None)) == 0
+    assert twice.limits[0] > 0.1 and float(twice(to_float(films[:4]), None)) == pytest.approx(
+        1, 1e-3
+    )
     assert len(many.real[0]) == 18 * ClassCopies.KEPT
 
 

@@ -257,6 +257,32 @@ def test_films_of_one_patient_do_not_blind_the_screen():
     assert not quality.memorization(copies, training)["flagged"].all()
 
 
+def test_a_film_that_is_there_twice_does_not_blind_the_screen():
+    once = films(40)
+    again = cv2.imencode(".jpg", once[7], [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
+    twice = cv2.imdecode(again, cv2.IMREAD_GRAYSCALE)[None, ..., None]
+    for training in (np.concatenate([once, once[:1]]), np.concatenate([once, twice])):
+        assert quality.memorization(noisy(once[:9], 4), training)["flagged"].all()
+        assert quality.memorization(films(100, seed=5), training)["flagged"].mean() < 0.1
+    alike = np.repeat(once[:1], 5, axis=0)
+    found = quality.memorization(np.concatenate([once[:1], once[1:2]]), alike)
+    assert found["flagged"].tolist() == [True, False]
+
+
+def test_sizes_that_differ_are_not_compared():
+    small, large = films(5, size=32), films(5, size=48)
+    for measure in (quality.memorization, quality.nearness, quality.sliced_wasserstein):
+        with pytest.raises(ValueError, match="of one size"):
+            measure(small, large)
+
+
+def test_one_patient_among_few_leaves_something_to_learn_from():
+    patients = ["most"] * 96 + ["a", "b", "c", "d"]
+    for seed in range(3):
+        told = quality.detectability(films(100), films(12, seed=1), patients, seed)[0]
+        assert 0 <= told <= 1
+
+
 def test_classes_of_other_levels_and_shares_are_no_sign_of_membership():
     rng = np.random.default_rng(0)
     counts, levels = [(300, 100), (100, 300)], (0, 3)  # seen and not, of either class
