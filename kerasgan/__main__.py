@@ -488,7 +488,8 @@ def _synthesise(arguments):
 
 def _of_other_films(card, films):
     """A sentence where films are not those that the generator was trained on, else nothing."""
-    films = films.only(*(name for name in card["classes"] if name in films.classes))
+    classes = card.get("classes") or films.classes
+    films = films.only(*(name for name in classes if name in films.classes))
     own, (rest, _) = films.split("train"), films.train_test()
     if card["data"].get("hash") in (own.hash, rest.hash):
         return ""

@@ -9,6 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from kerasgan.gan import classes_of
 from kerasgan.runs import read_arrays, write_bytes
 
 
@@ -73,9 +74,10 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         """Refuses to overwrite a checkpoint that was not restored."""
-        if self.path.exists() and not self.restored:
+        found = [path for path in (self.path, self._previous) if path.exists()]
+        if found and not self.restored:
             raise ValueError(
-                f"{self.path} exists: call restore(model) before fit, or delete {self.folder}"
+                f"{found[0]} exists: call restore(model) before fit, or delete {self.folder}"
             )
         self.restored = True
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -226,14 +228,8 @@ class SampleGrid(keras.callbacks.Callback):
             return
         import cv2
 
-        rows = range(self._classes()) if self.model.conditional else [None]
+        rows = range(classes_of(self.model.generator)) if self.model.conditional else [None]
         images = [self.model.generate(self.count, label, self.seed) for label in rows]
         grid = np.vstack([np.hstack(list(row)) for row in images])
         path = self.folder / f"epoch-{epoch + 1:05d}.png"
         write_bytes(path, cv2.imencode(".png", grid)[1].tobytes())
-
-    def _classes(self):
-        embeddings = [
-            layer for layer in self.model.generator.layers if hasattr(layer, "embeddings")
-        ]
-        return embeddings[0].input_dim

@@ -48,7 +48,8 @@ def fit_steps(name, phases, n_classes, steps=600, batch_size=64, classic=True, s
     _copy(begun, optimizer.variables)
     done = total = 0
     for share, images, labels in phases:
-        images, labels = tf.constant(images), tf.constant(labels, tf.int32)
+        with tf.device("CPU:0"):  # where uint8 can be gathered: a batch alone goes to the GPU
+            images, labels = tf.constant(images), tf.constant(labels, tf.int32)
         total += share
         until = min(steps, round(total * steps))
         for number in range(done, until):
@@ -133,7 +134,9 @@ def _trainer(name, size, n_classes, steps, batch_size, classic):
     def step(images, labels, seed, number):
         key = tf.stack([seed, number])
         chosen = tf.random.stateless_uniform((batch_size,), key, 0, tf.shape(labels)[0], tf.int32)
-        x = tf.cast(tf.gather(images, chosen), tf.float32) / 127.5 - 1
+        with tf.device("CPU:0"):
+            x = tf.gather(images, chosen)
+        x = tf.cast(x, tf.float32) / 127.5 - 1
         y = tf.one_hot(tf.gather(labels, chosen), n_classes)
         if classic:
             x = augment(x, seed=tf.random.fold_in(key, 1))

@@ -379,8 +379,8 @@ def draw(generator, count, labels=None, seed=0, batch_size=256, truncation=1.0):
         uint8 array (count, h, w, 1).
 
     Raises:
-        ValueError: If `labels` are missing, superfluous or of another length, or `count` or
-            `truncation` is out of range.
+        ValueError: If `labels` are missing, superfluous, of another length or of no class, or
+            `count` or `truncation` is out of range.
 
     Reference:
         Brock et al. (2019), "Large scale GAN training for high fidelity natural image synthesis",
@@ -401,16 +401,22 @@ def draw(generator, count, labels=None, seed=0, batch_size=256, truncation=1.0):
     latent *= np.float32(truncation)
     if conditional:
         labels = np.broadcast_to(np.asarray(labels, np.int32), (count,))
+        known = classes_of(generator)
+        if count and not 0 <= labels.min() <= labels.max() < known:
+            raise ValueError(f"labels are 0 to {known - 1}. Received: {np.unique(labels)[:5]}")
     images = np.empty((count, *generator.output_shape[1:]), np.uint8)
     for start in range(0, count, batch_size):
         part = slice(start, start + batch_size)
         inputs = latent[part] if not conditional else [latent[part], labels[part]]
-        images[part] = to_uint8(generator(_tensors(inputs), training=False).numpy())
+        inputs = tf.nest.map_structure(tf.convert_to_tensor, inputs)
+        images[part] = to_uint8(generator(inputs, training=False).numpy())
     return images
 
 
-def _tensors(inputs):
-    return tf.nest.map_structure(tf.convert_to_tensor, inputs)
+def classes_of(generator):
+    """Returns the number of classes that a conditional generator draws; infinity if unknown."""
+    known = (layer.input_dim for layer in generator.layers if hasattr(layer, "embeddings"))
+    return next(known, np.inf)
 
 
 def _first(shape):

@@ -182,9 +182,14 @@ def screen(samples, training, per_class=100):
     Returns:
         DataFrame `class, sample, nearest, distance, limit, flagged`: positions in `samples` and
         `training`, and the verdict of `kerasgan.quality.memorization`.
+
+    Raises:
+        ValueError: If the training films are of one size other than the samples', or lack a class.
     """
     from kerasgan.quality import memorization
 
+    if missing := set(samples.classes) - set(training.classes):
+        raise ValueError(f"{training.name} has no films of {sorted(missing)} to screen against")
     tables = []
     for label, name in enumerate(samples.classes):
         mine = np.flatnonzero(samples.labels == label)[:per_class]

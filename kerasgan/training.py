@@ -76,7 +76,7 @@ RECIPE = {
 # (results/DETAILS.md), so that it is off unless asked for.
 HELD = {"moments": 2.0, "hog": 4.0, "copies": 0.0}
 _PROJECTED = {"loss": "hinge", **HELD}  # what changes with an encoder
-_OF_GAN = ("ema", "r1", "r2", "penalty_every", *HELD)
+_OF_GAN = ("ema", "r1", "r2", "penalty_every")
 
 
 def best_gan(size=64, width=32, n_classes=4, steps=6000, head="projection", seed=0, **changes):
@@ -88,7 +88,7 @@ def best_gan(size=64, width=32, n_classes=4, steps=6000, head="projection", seed
 
     Args:
         size: Side of the images in pixels.
-        width: Width of both networks.
+        width: Width of the generator, and of a discriminator of pixels.
         n_classes: Number of classes, >= 1.
         steps: Steps over which the rates fall, the training's length.
         head: `"projection"`, or `"auxiliary"` for an ACGAN.
@@ -131,7 +131,7 @@ def best_gan(size=64, width=32, n_classes=4, steps=6000, head="projection", seed
         ),
         judge,
         augment=augment(recipe["policy"]) if recipe["policy"] else None,
-        **{name: recipe[name] for name in _OF_GAN},
+        **{name: recipe[name] for name in (*_OF_GAN, *HELD)},
         copies_from=2 * steps // 3 if recipe["copies"] else 0,
         seed=seed,
     )
@@ -198,14 +198,13 @@ def _recipe(gan):
     configs = [optimizer.get_config() for optimizer in inner]
     own = gan.augment.get_config() if gan.augment is not None else {}
     frozen = [] if gan.frozen is None else gan.frozen.get_weights()
-    numbers = ("ema", "r1", "r2", "penalty_every", "copies_from")
     return {
         "loss": getattr(gan.gan_loss, "__name__", type(gan.gan_loss).__name__),
         "rates": [config["learning_rate"] for config in configs],
         "momenta": [config.get("beta_1") for config in configs],
         "frozen": short_hash(b"".join(weights.tobytes() for weights in frozen)),
         "augment": {name: own[name] for name in own if name not in ("name", "dtype", "trainable")},
-        **{name: getattr(gan, name) for name in numbers},
+        **{name: getattr(gan, name) for name in (*_OF_GAN, "copies_from")},
     }
 
 
@@ -216,7 +215,7 @@ def fit_best(films, steps, folder, width=32, encoder=None, seed=0, **changes):
         films: The training `Films`.
         steps: Batches of 32 films, rounded up to whole epochs.
         folder: Folder of the checkpoint and the grids, as in `fit_gan`.
-        width: Width of both networks.
+        width: Width of the generator, and of a discriminator of pixels.
         encoder: `None`, or a Keras encoder whose features the discriminator judges; the samples
             are then held to the films' features too, as of `best_gan`.
         seed: Integer seed of everything random.

@@ -95,6 +95,9 @@ def test_a_clock_that_jumped_misleads_no_checkpoint(films16, tmp_path):
     os.utime(checkpoint._previous, (2e9, 2e9))  # the older one, from the year 2033
     os.utime(checkpoint.path, (1, 1))
     assert Checkpoint(tmp_path).restore(small_gan()) == 2
+    checkpoint.path.unlink()  # killed between the two
+    with pytest.raises(ValueError, match=r"previous\.npz exists: call restore"):
+        small_gan().fit(films16.batches(16), callbacks=[Checkpoint(tmp_path)], verbose=0)
 
 
 def test_a_checkpoint_of_another_model_is_refused(films16, tmp_path):

@@ -255,6 +255,9 @@ def test_misuse_is_named(films16):
     conditional = small_gan(n_classes=4)
     with pytest.raises(ValueError, match="needs labels"):
         conditional.generate(2)
+    for wrong in (-1, 4, [0, 7]):
+        with pytest.raises(ValueError, match="labels are 0 to 3"):
+            conditional.generate(2, wrong)
     with pytest.raises(ValueError, match="labels=True"):
         conditional.fit(films16.batches(16), verbose=0)
 

@@ -86,6 +86,8 @@ def test_the_screen_flags_copies_and_only_copies():
     assert table["flagged"][[0, 1, 10, 11, 20, 21, 30, 31]].all()
     assert table["flagged"].sum() <= 10
     np.testing.assert_array_equal(train.images[table["nearest"][10]], fresh[10])
+    with pytest.raises(ValueError, match="no films of.*covid.*to screen"):
+        screen(Films.from_arrays(fresh, labels, CLASSES), train.only("normal"))
 
 
 def replaying(film, share):
