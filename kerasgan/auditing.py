@@ -223,7 +223,7 @@ def _some(names, most=5):
 
 
 def _counts(films):
-    table = films.index.groupby(["split", "class"]).size()
+    table = films.index.groupby(["split", "class"]).size().unstack(fill_value=0).stack()
     if len(few := table[table < 10]):
         listed = ", ".join(f"{kind} in {split or 'all'}: {n}" for (split, kind), n in few.items())
         yield "note", f"fewer than 10 films ({listed}): scores on them will be coarse"

@@ -447,7 +447,7 @@ def plot_quality(table, metrics=QUALITY, note=""):
             own, y = own.reindex(classes), np.arange(len(classes)) + 0.22 * (place + 0.5)
             y -= 0.11 * len(generators)
             error = [own["value"] - own["low"], own["high"] - own["value"]]
-            colour = _PALETTE[7 if generator == "authors" else place + 1]  # theirs in grey
+            colour = _PALETTE[7 if generator == "authors" else 1 + place % 6]  # theirs in grey
             label = "the study's samples" if generator == "authors" else generator
             style = {"fmt": "os^Dv"[place % 5], "color": colour, "label": label}
             axis.errorbar(own["value"], y, xerr=np.clip(error, 0, None), ms=4, **style)

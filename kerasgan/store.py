@@ -216,7 +216,8 @@ def _compressed(content):
             if isinstance(item, h5py.Group):
                 new = target.require_group(name)
             else:
-                options = {"compression": "gzip", "shuffle": True} if item.size > 64 else {}
+                options = {"compression": "gzip", "compression_opts": 9, "shuffle": True}
+                options = {**options, "chunks": item.shape} if item.size > 64 else {}
                 new = target.create_dataset(name, data=item[()], **options)
             new.attrs.update(item.attrs)
 

@@ -60,6 +60,9 @@ def test_flat_films_and_small_and_unequal_classes_are_named():
     images[5] = 7
     films = Films.from_arrays(images, [0] * 35 + [1] * 5, ("a", "b"))
     found = findings(films)
+    sides = ["test"] * 35 + ["train"] * 5
+    one_sided = Films.from_arrays(images, [0] * 35 + [1] * 5, ("a", "b"), split=sides)
+    assert "a in train: 0" in findings(one_sided)
     assert "constant grey" in found and "b in train: 5" in found and "differ in size" in found
 
 

@@ -20,6 +20,13 @@ FIT = pd.DataFrame(
 )
 
 
+def quality_rows():
+    names, metrics = ["authors", *(f"set {i}" for i in range(12))], ("kid", "density")
+    rows = [(name, "covid", "HOG", metric, 1, 0.5, 2, 0.1) for name in names for metric in metrics]
+    columns = ["generator", "class", "encoder", "metric", "value", "low", "high", "floor"]
+    return pd.DataFrame(rows, columns=columns)
+
+
 def curve():
     rows = [
         (arm, kind, count, seed, evaluation, value, value - 0.1, value + 0.1, 36, 0.8)
@@ -69,6 +76,7 @@ FIGURES = {
     "history": lambda films: plots.plot_classifier_history(FIT, "O1", films.note),
     "confusion": lambda films: plots.plot_confusion({"O1": np.eye(4) * 9}, CLASSES, films.note),
     "curve": lambda films: plots.plot_accuracy_curve(curve(), films.note),
+    "quality": lambda films: plots.plot_quality(quality_rows(), note=films.note),
     "scores": lambda films: plots.plot_class_scores(scores(), note=films.note),
 }
 
