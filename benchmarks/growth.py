@@ -67,7 +67,8 @@ def train(folder, size, width, classes, steps):
     started = time.perf_counter()
     gan.fit(batches, steps_per_epoch=steps, verbose=0, shuffle=False)
     seconds = (time.perf_counter() - started) / steps
-    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    unit = 1024**2 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
+    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def cell(axis, value):

@@ -20,7 +20,7 @@ from kerasgan import plots
 from kerasgan.crossval import parallel, read_scores, run_fold
 from kerasgan.mixes import Mix
 from kerasgan.phantom import simulate_films
-from kerasgan.runs import begin, locked, write_text
+from kerasgan.runs import absolute, begin, locked, write_text
 
 COLUMNS = ["films", "ratio", "arm", "classifier", "training_set", "class", "metric", "value"]
 COLUMNS += ["data_hash"]
@@ -61,7 +61,7 @@ def scores_of(folder, films, test):
 
 def measure(arguments):
     """Draws training sets until every point is narrow enough; writes the table after each."""
-    home = Path(arguments.folder).expanduser().resolve()
+    home = arguments.folder
     test = simulate_films(arguments.test, arguments.size, 1_000_000, test_per_class=0)
     settings = {
         "baselines": (),
@@ -89,18 +89,18 @@ def measure(arguments):
             tables[films] = scores_of(home / f"films{films}", films, test)
             table = pd.concat([tables[key] for key in sorted(tables)], ignore_index=True)
             write_text(_table(arguments), table.to_csv(index=False))
-            sets, half = width(tables[films])
+            sets, half = width(tables[films], arguments.ratios)
             print(f"{films} films per class, {sets} sets: +-{half:.3f}", flush=True)
         for films in list(open_points):
-            if width(tables[films])[1] <= arguments.half_width:
+            if width(tables[films], arguments.ratios)[1] <= arguments.half_width:
                 open_points.discard(films)
         first = until
     return table, test
 
 
-def width(table):
-    """Training sets of the table, and the greatest half-width of its gains."""
-    points = gains(table)
+def width(table, ratios):
+    """Training sets of the table, and the greatest half-width of its gains at these ratios."""
+    points = gains(table[table["ratio"].isin(ratios)])
     return points["n"].min(), ((points["high"] - points["low"]) / 2).max()
 
 
@@ -125,7 +125,9 @@ def main(words=None):
     """Runs the measurement and draws the chart."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", default="results", help="folder of when_it_helps.csv and figures/")
-    parser.add_argument("--folder", default="runs/when_it_helps", help="folder of finished cells")
+    parser.add_argument(
+        "--folder", type=absolute, default="runs/when_it_helps", help="folder of finished cells"
+    )
     parser.add_argument("--films", type=int, nargs="+", default=[20, 60, 200], help="per class")
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.5, 2.0])
     parser.add_argument("--size", type=int, default=32)
