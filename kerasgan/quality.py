@@ -20,6 +20,7 @@ from sklearn.svm import SVC
 from kerasgan.scores import bootstrap_interval, group_positions, wilson_interval
 
 DOMAIN_ENCODER = Path(__file__).parents[1] / "saved_models" / "encoder" / "encoder.keras"
+LEAST = 12  # images of a set, for its scores
 SAME = 0.1  # distance within which two films are one: a correlation of 0.995, as in an audit
 _RANGES = {**dict.fromkeys(("precision", "recall", "coverage"), (0, 1)), "density": (0, np.inf)}
 IMAGENET = {  # architecture: (its module in keras.applications, side of its images)
@@ -98,7 +99,7 @@ class Encoder:
         return cls(f"{model.name} ({Path(path).name}), {grid} x {grid} regions", average)
 
     @classmethod
-    def imagenet(cls, architecture="InceptionV3"):
+    def imagenet(cls, architecture="MobileNetV2"):
         """A network of Keras Applications with ImageNet weights, one of `IMAGENET`.
 
         Raises:
@@ -158,7 +159,7 @@ def weights_of(architecture):
 
 
 def best_encoder(path=DOMAIN_ENCODER):
-    """ImageNet features if their weights can be had, else the encoder saved at `path`, else HOG."""
+    """MobileNetV2's features if its weights can be had, else those saved at `path`, else HOG."""
     try:
         return Encoder.imagenet()
     except OSError:
@@ -411,6 +412,14 @@ def attack_auc(training, held_out, patients=None, classes=None):
     return bootstrap_interval(auc, member, signals, kinds, groups=patients)
 
 
+def check_enough(films):
+    """Refuses films of which a class has fewer than the 12 that a quality score needs."""
+    if few := {k: n for k, n in films.index["class"].value_counts().items() if n < LEAST}:
+        raise ValueError(
+            f"quality scores need {LEAST} training films of every class. Received: {few}; add films"
+        )
+
+
 def compare_sets(
     real,
     fakes,
@@ -451,10 +460,10 @@ def compare_sets(
         real, fakes = stretch(real), {name: stretch(x) for name, x in fakes.items()}
         fakes["authors"] = stretch(authors)
     for name, images in {"real": real, **fakes}.items():
-        if _checked(images).shape[1:] != real.shape[1:] or len(images) < 12:
+        if _checked(images).shape[1:] != real.shape[1:] or len(images) < LEAST:
             raise ValueError(
-                f"a set needs at least 12 images, as large as the real ones. Received: {name} of "
-                f"{class_name} {images.shape}, real {real.shape}"
+                f"a set needs at least {LEAST} images, as large as the real ones. Received: "
+                f"{name} of {class_name} {images.shape}, real {real.shape}"
             )
     if (people := len(group_positions(patients, len(real)))) < 5:
         print(
