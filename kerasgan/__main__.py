@@ -127,7 +127,9 @@ def _parser():
         help="folders of class folders, .npz by class, or saved_models/best for the models best-*",
     )
     quality.add_argument("--classes", nargs="+", metavar="CLASS", help="these alone")
-    quality.add_argument("--authors", help=".npz of published samples by class, to compare with")
+    quality.add_argument(
+        "--authors", help="published samples by class, .npz or a folder, to compare with"
+    )
     quality.add_argument(
         "--discriminator", help="of the first FAKE, a .keras file: adds its attack on membership"
     )

@@ -652,7 +652,7 @@ def shortcut_warnings(scores, share=0.8):
         f"{name}: macro sensitivity {value:.3f} {_SEEN[name]}, the best arm {best:.3f}. "
         "Scores say more about where the films come from than about disease."
         for name, value in probes.items()
-        if value - chance > share * (best - chance)
+        if best > chance and value - chance > share * (best - chance)
     ]
 
 

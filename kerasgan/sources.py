@@ -305,7 +305,7 @@ def _folder(folder, size, pattern, test_share, seed, keep):
         if table is not None and (sides > 1).any():
             raise ValueError(
                 f"{table} was split without knowing patients: {sides.idxmax()!r} is on both sides; "
-                "delete it, and the films are split by patient"
+                "delete it, and the films are split by patient (give notebooks a new RUN then)"
             )
     if table is not None:
         films = _listed(folder, index, folder.name, size)

@@ -53,6 +53,8 @@ def test_a_marked_border_is_a_confound_and_disease_is_not():
     marked = Films.from_arrays(images, films.labels, CLASSES, films.patients)
     assert border_auc(marked)["pneumonia_bac"] > 0.95
     assert "tells pneumonia_bac from the rest" in findings(marked, "serious")
+    few = marked.take(np.concatenate([np.flatnonzero(marked.labels == i)[:6] for i in range(4)]))
+    assert "(5 and 15 patients)" in findings(few, "warning")
 
 
 def test_flat_films_and_small_and_unequal_classes_are_named():
