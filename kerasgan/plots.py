@@ -318,7 +318,7 @@ def plot_confusion(matrices, classes, note=""):
     return figure
 
 
-def plot_accuracy_curve(table, note=""):
+def plot_accuracy_curve(table, note="", title=""):
     """Plots total accuracy against images per class, classic and synthetic.
 
     Args:
@@ -326,11 +326,12 @@ def plot_accuracy_curve(table, note=""):
             `compare.accuracy_curve` makes it; several seeds of an arm are averaged, and shown as
             points beside the mean, which is filled where it is one of several.
         note: A banner.
+        title: What is shown, such as whose samples.
 
     Returns:
         The Figure.
     """
-    figure, axes = _figure(3.4, note, columns=2, sharey=True)
+    figure, axes = _figure(3.4, note, title, columns=2, sharey=True)
     titles = {
         "classic": "classic images added per class",
         "synthetic": "synthetic images added per class,\non top of the third classic set",
@@ -351,7 +352,7 @@ def plot_accuracy_curve(table, note=""):
     axes[0, 0].set_ylim(max(0, np.floor(10 * lowest - 0.5) / 10), 1.02)
     axes[0, 0].set_ylabel(f"total accuracy on {table['n'].max()} test films")
     handles = axes[0, 1].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=4, fontsize=8)
+    figure.legend(*handles, loc="outside lower center", ncols=3, fontsize=8)
     return figure
 
 
@@ -364,6 +365,8 @@ def _plot_seeds(axis, rows, place, width):
     label = ("one pass, 95 % interval", "study's evaluation")[place]
     axis.plot(means.index, means["value"], "-", lw=1, color=colour)
     hollow = seeds.nunique().eq(1) & (len(several) > 0)
+    counts = " or ".join(str(n) for n in sorted(set(seeds.nunique()) - {1}))
+    seen = {colour: f", {counts} seeds" if counts else "", "white": ", one seed"}
     for mask, face in ((~hollow, colour), (hollow, "white")):
         axis.plot(
             means.index[mask],
@@ -372,14 +375,15 @@ def _plot_seeds(axis, rows, place, width):
             ms=4.5,
             color=colour,
             mfc=face,
-            label=f"{label}{', one seed' if face == 'white' else ''}" if mask.any() else None,
+            label=f"{label}{seen[face]}" if mask.any() else None,
         )
-    axis.plot(x, several["value"], marker, ms=2.5, color=colour, alpha=0.5)
+    each = "each seed" if place == 0 and len(several) else None
+    axis.plot(x, several["value"], marker, ms=2.5, color=colour, alpha=0.5, label=each)
     if place == 0:
         axis.fill_between(means.index, means["low"], means["high"], color=colour, alpha=0.18, lw=0)
 
 
-def plot_class_scores(comparison, metrics=("sensitivity", "specificity"), note=""):
+def plot_class_scores(comparison, metrics=("sensitivity", "specificity"), note="", title=""):
     """Plots the scores of each class by arm, with their intervals.
 
     Args:
@@ -387,6 +391,7 @@ def plot_class_scores(comparison, metrics=("sensitivity", "specificity"), note="
             averaged, and what was published is marked.
         metrics: The metrics, one panel each.
         note: A banner.
+        title: What is shown, such as whose samples.
 
     Returns:
         The Figure.
@@ -394,7 +399,7 @@ def plot_class_scores(comparison, metrics=("sensitivity", "specificity"), note="
     classes = [name for name in comparison["class"].unique() if name != "macro"]
     arms = list(comparison["arm"].unique())
     height = 0.9 + 0.3 * len(arms) * max(1, len(classes) / 3)
-    figure, axes = _figure(height, note, columns=len(metrics), sharey=True)
+    figure, axes = _figure(height, note, title, columns=len(metrics), sharey=True)
     colours, step = _colours(classes), 0.8 / len(classes)
     for axis, metric in zip(axes[0], metrics, strict=True):
         for place, name in enumerate(classes):
@@ -451,7 +456,8 @@ def plot_quality(table, metrics=QUALITY, note=""):
             label = "the study's samples" if generator == "authors" else generator
             style = {"fmt": "os^Dv"[place % 5], "color": colour, "label": label}
             axis.errorbar(own["value"], y, xerr=np.clip(error, 0, None), ms=4, **style)
-            axis.plot(own["floor"], np.arange(len(classes)), "k|", ms=14, mew=1.2)
+        floors = table[table["metric"] == metric].groupby("class")["floor"].mean().reindex(classes)
+        axis.plot(floors, np.arange(len(classes)), "k|", ms=14, mew=1.2)
         name = metric.upper() if len(metric) == 3 else metric.replace("_", "\nby ")
         better = "lower" if metric in lower else "higher"
         axis.set_title(f"{name}\n{better} is better", fontsize=7)

@@ -375,16 +375,17 @@ def write_reproduction(films, table, folder, out):
         own = own[~own["synthetic"].astype(bool) | (own["set"] == name)]
         curve = compare.accuracy_curve(own, published=table["published"].notna().any())
         tail = f"-{name}" if name else ""
-        figures[f"accuracy{tail}"] = plots.plot_accuracy_curve(curve, note)
+        title = f"synthetic samples: {name}" if name else ""
+        figures[f"accuracy{tail}"] = plots.plot_accuracy_curve(curve, note, title)
         one_pass = own[own["evaluation"] == "deterministic"]
-        figures[f"classes{tail}"] = plots.plot_class_scores(one_pass, note=note)
+        figures[f"classes{tail}"] = plots.plot_class_scores(one_pass, note=note, title=title)
     shown = table.loc[table["arm"].str.partition(" ")[0].isin(compare.MAIN_ARMS), "arm"].unique()
     shown = [name for name in shown if (arms / f"{name}-seed0" / "scores.csv").is_file()]
     if shown:
-        matrices = {name: compare.confusion_of(arms, name) for name in shown}
+        matrices = {f"{name}, seed 0": compare.confusion_of(arms, name) for name in shown}
         figures["confusion"] = plots.plot_confusion(matrices, films.classes, note)
         history = compare.history_of(arms, shown[-1])
-        figures["history"] = plots.plot_classifier_history(history, shown[-1], note)
+        figures["history"] = plots.plot_classifier_history(history, f"{shown[-1]}, seed 0", note)
     for name, figure in figures.items():
         plots.save_figure(figure, Path(out) / "figures" / f"reproduction-{name}.png")
 
