@@ -18,9 +18,10 @@ class Checkpoint(keras.callbacks.Callback):
 
     One file holds all weights, the average, both optimizers with their step, the seeds and the
     history. As batches and draws are functions of (seed, epoch) and (seed, step), a training that
-    was killed, restored and carried on ends with the same bits as one left alone. The file before
-    is kept as well: if the newest is damaged, it is set aside, named, and the other is used. Where
-    several workers train together, the chief writes and all restore, from a folder they share.
+    was killed, restored and carried on ends with the same bits as one left alone (on a GPU where
+    TensorFlow's ops are made deterministic). The file before is kept as well: if the newest is
+    damaged, it is set aside, named, and the other is used. Where several workers train together,
+    the chief writes and all restore, from a folder they share.
 
     Args:
         folder: Folder of the checkpoint, made if missing.
