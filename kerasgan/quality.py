@@ -413,7 +413,7 @@ def attack_auc(training, held_out, patients=None, classes=None):
 
 
 def check_enough(films):
-    """Refuses films of which a class has fewer than the 12 that a quality score needs."""
+    """Raises `ValueError` if a class has fewer films than the 12 that a quality score needs."""
     if few := {k: n for k, n in films.index["class"].value_counts().items() if n < LEAST}:
         raise ValueError(
             f"quality scores need {LEAST} training films of every class. Received: {few}; add films"
