@@ -133,7 +133,7 @@ def fit_classifier(model, images, labels, epochs=750, batches=4, batch_size=64, 
         batches: Batches an epoch.
         batch_size: Images a batch.
         seed: Integer seed of the batches.
-        **options: `validation` (images, labels), watched every tenth of the training and never
+        **options: `validation` (images, labels), watched 25 times over the training and never
             used to choose; `double_softmax`, `True` for the study's loss; `folder` of checkpoints,
             with which the training resumes; `title` of the progress bar.
 

@@ -535,15 +535,18 @@ def save_films(films, folder):
     """
     folder = absolute(folder)
     paths, before = stored_paths(films, folder), _stored_before(films, folder)
+    filling, changed = (folder / UNFINISHED).exists(), {}
     for path, image in zip(paths, films.images, strict=True):
         content = cv2.imencode(".png", image)[1].tobytes()
         if path.exists():
             if path.read_bytes() == content:
                 continue
-            if before is None:
+            if before is None or not (filling or path in before):
                 raise ValueError(f"{path} is another film: choose another folder, or delete it")
-        if not (folder / UNFINISHED).exists():  # from here on neither the old set nor the new
-            mark_unfinished(folder, before or ())
+        changed[path] = content
+    if not filling and (changed or before and before != set(paths)):
+        mark_unfinished(folder, before or ())  # from here on it is neither the old set nor the new
+    for path, content in changed.items():
         write_bytes(path, content)
     index = films.index.assign(path=[str(path) for path in paths])
     index["filename"] = [path.name for path in paths]

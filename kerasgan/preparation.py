@@ -52,8 +52,6 @@ def prepare(films, folder, size=64, fit="squash", workers=None):
     folder = absolute(folder)
     paths = stored_paths(films, folder)
     sources = _begin(films, folder, paths, size, fit)
-    if not (folder / "index.csv").is_file():
-        mark_unfinished(folder)
     for parent in {path.parent for path in paths}:
         parent.mkdir(parents=True, exist_ok=True)
     in_memory = films.images if (films.index["path"] == "").any() else None
@@ -95,6 +93,7 @@ def _begin(films, folder, paths, size, fit):
                 "folder, or delete it"
             )
     if known != marks:
+        mark_unfinished(folder)
         write_about(replace(films, size=size, _pixels={}), folder, fit=fit, sources=marks)
     return marks
 

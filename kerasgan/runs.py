@@ -296,7 +296,10 @@ class Run:
         if not path.is_file():
             return None
         try:
-            return float(read_json(path, "the stage is run again")["seconds"])
+            seconds = float(read_json(path, "the stage is run again")["seconds"])
+            if not 0 <= seconds < float("inf"):
+                raise ValueError(f"seconds are 0 or more. Received: {seconds}")
+            return seconds
         except (ValueError, KeyError, TypeError) as error:
             print(f"Damaged mark of a finished stage, which is run again: {path} ({error})")
             return None

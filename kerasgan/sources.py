@@ -32,6 +32,7 @@ _SPLITS = {  # names of split folders, and the splits they are
     "valid": "val",
     "validation": "val",
 }
+PATIENCE = (4, 8)  # seconds for a connection, and for an answer
 NOT_LISTED = "an image that is not in the index"
 _NO_IMAGE = "not an image"
 _REMEDY = (
@@ -166,7 +167,7 @@ def _download(name, table, folder):
                 f"sha256:{digest}",
                 fname=target.name,
                 path=target.parent,
-                downloader=pooch.HTTPDownloader(timeout=(4, 8)),
+                downloader=pooch.HTTPDownloader(timeout=PATIENCE),
             )
         except Exception as error:  # requests, urllib3 and pooch each have their own kinds
             target.unlink(missing_ok=True)

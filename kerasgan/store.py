@@ -330,11 +330,11 @@ _NOT_PLAIN = ("Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLaye
 _NOT_PLAIN += ("StringLookup", "IntegerLookup", "TextVectorization")
 
 
-def _foreign(config):
+def _foreign(config, top=True):
     """Yields the objects of a model's configuration that are not Keras' own plain ones."""
     if isinstance(config, list):
         for part in config:
-            yield from _foreign(part)
+            yield from _foreign(part, False)
     if not isinstance(config, dict):
         return
     if "class_name" in config:
@@ -343,9 +343,9 @@ def _foreign(config):
         if not plain and (module, name) not in _PARTS:
             yield f"{module}.{name}" if module else str(name)
     for key, part in config.items():
-        # Compile settings are not loaded, and of a model compiled by a package, not Keras' own.
-        if key not in ("compile_config", "build_config"):
-            yield from _foreign(part)
+        # A model's own compile settings are not loaded, and may be of a package; those within are.
+        if not (top and key == "compile_config"):
+            yield from _foreign(part, False)
 
 
 def _role(model):

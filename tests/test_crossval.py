@@ -1,4 +1,5 @@
 import gc
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from kerasgan import classify
 from kerasgan.crossval import (
     PRIMARY,
     contrasts,
@@ -67,6 +69,26 @@ def test_every_film_is_predicted_once_by_models_that_saw_no_film_of_its_patient(
     assert one.groupby("patient")["fold"].nunique().eq(1).all()
     for train, test in films.folds(2):
         assert not set(train.patients) & set(test.patients)
+
+
+def test_what_is_fitted_sees_the_training_fold_alone(films, tmp_path, monkeypatch):
+    fit, seen = classify.fit_steps, []
+
+    def watched(name, phases, *options):
+        seen.append({image.tobytes() for _, images, _ in phases for image in images})
+        return fit(name, phases, *options)
+
+    monkeypatch.setattr(classify, "fit_steps", watched)
+    arms = (ARMS[0], Mix("pretrained", "synthetic", classic=True, synthetic=1.0))
+    cross_validate(films, arms, tmp_path, **TINY | {"baselines": ()})
+    folds = list(films.folds(2))
+    for i, (train, test) in enumerate(folds):
+        real, added = seen[2 * i : 2 * i + 2]
+        assert real == {image.tobytes() for image in train.images}
+        assert not added & {image.tobytes() for image in test.images} and len(added) > len(real)
+    settings = tmp_path.glob("gans/*/settings.json")
+    trained = {json.loads(path.read_text())["facts"]["films"] for path in settings}
+    assert trained == {train.hash for train, _ in folds}
 
 
 def test_a_folds_gan_is_trained_once(evaluated):

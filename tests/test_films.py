@@ -275,6 +275,13 @@ def test_a_stored_set_is_brought_up_to_date_and_a_foreign_film_is_not_touched(fi
     with pytest.raises(ValueError, match="is another film"):
         save_films(films16, tmp_path / "foreign")
     assert path.read_bytes() == b"mine"
+    save_films(films16.first(1), tmp_path / "own")  # a smaller set takes its place
+    path = stored_paths(films16, tmp_path / "own")[3]
+    assert not path.exists()
+    path.write_bytes(b"mine")
+    with pytest.raises(ValueError, match="is another film"):
+        save_films(films16, tmp_path / "own")
+    assert path.read_bytes() == b"mine" and len(load_films(tmp_path / "own")) == 4
 
 
 def test_films_of_equal_names_on_both_sides_are_of_different_patients(tmp_path):

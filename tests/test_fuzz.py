@@ -205,9 +205,8 @@ def test_settings_and_marks_of_stages(count, capfd):
         write(folder / "r", {"settings.json": content, "stages/01_data.json": mark})
         with clear_error():
             run = Run("r", None, root=folder)
-            assert run.finished("01_data") is None or run.finished("01_data") == run.finished(
-                "01_data"
-            )
+            seconds = run.finished("01_data")
+            assert seconds is None or 0 <= seconds < float("inf")
 
     mark = {"seconds": 2.5, "profile": {}, "at": 1.5}
     fuzz(count, check, objects({"profile": "smoke", "data": "x", "seed": 1}), objects(mark))

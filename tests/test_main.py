@@ -2,7 +2,6 @@ import ast
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +22,7 @@ def test_help_needs_no_tensorflow():
         "except SystemExit: pass\n"
         "print([name for name in ('tensorflow', 'keras', 'cv2', 'pandas') if name in sys.modules])"
     )
-    started = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert time.monotonic() - started < 5
     assert "synthesise" in done.stdout and done.stdout.strip().endswith("[]")
 
 

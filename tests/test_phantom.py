@@ -1,5 +1,3 @@
-import time
-
 import numpy as np
 import pytest
 
@@ -47,12 +45,6 @@ def test_classes_can_be_learnt_but_not_at_a_glance():
     svm = SVC(C=10).fit(hog_features(train.images), train.labels)
     accuracy = (svm.predict(hog_features(test.images)) == test.labels).mean()
     assert 0.55 < accuracy < 0.95
-
-
-def test_ten_thousand_films_take_about_a_minute():
-    started = time.process_time()
-    simulate(np.arange(100) % 4, 64)
-    assert time.process_time() - started < 3  # 10,000 in under a minute, with room to spare
 
 
 def test_bad_numbers_are_refused():

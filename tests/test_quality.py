@@ -41,12 +41,14 @@ def test_importing_needs_no_tensorflow():
 # --- features ---
 
 
-@pytest.mark.parametrize("score", [lambda a, b: quality.kid(a, b)[0], quality.fid])
-def test_distances_are_small_for_one_distribution_and_grow_with_a_shift(score):
+@pytest.mark.parametrize(
+    ("score", "least"), [(lambda a, b: quality.kid(a, b)[0], 0.02), (quality.fid, 2)]
+)
+def test_distances_are_small_for_one_distribution_and_grow_with_a_shift(score, least):
     real = gaussian(200)
     steps = [score(real, gaussian(200, shift=shift, seed=1)) for shift in (0, 0.3, 0.6, 1.2)]
     assert steps == sorted(steps)
-    assert steps[0] < 0.2 * steps[1] or steps[0] < 2  # FID keeps its bias on few images
+    assert steps[0] < least  # FID keeps its bias on few images
     assert score(gaussian(200, shift=0.6, seed=1), real) == pytest.approx(steps[2], rel=0.1)
 
 

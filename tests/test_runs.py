@@ -92,10 +92,13 @@ def test_tables_are_written_whole(tmp_path):
     assert pd.read_csv(run.folder / "t.csv").equals(table)
 
 
-def test_text_is_written_whole_or_not_at_all(tmp_path):
+def test_text_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     write_text(tmp_path / "a" / "x.txt", "old")
     with pytest.raises(UnicodeEncodeError):
         write_text(tmp_path / "a" / "x.txt", "new \udcff")
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space")))
+    with pytest.raises(OSError, match="No space"):
+        write_text(tmp_path / "a" / "x.txt", "new")
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["x.txt"]
     assert (tmp_path / "a" / "x.txt").read_text() == "old"
 
@@ -135,7 +138,9 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path, capsys):
     assert not (run.folder / ".holder").exists()
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"seconds": "long"}', '{"seconds": []}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", *(f'{{"seconds": {s}}}' for s in ('"long"', "[]", "NaN", -1))]
+)
 def test_a_damaged_mark_of_a_stage_is_named_and_the_stage_runs_again(tmp_path, content, capsys):
     run = Run("a", "smoke", "simulated", root=tmp_path)
     write_text(run.path("stages", "01_data.json"), content)

@@ -30,6 +30,7 @@ def folder_of(root, layout):
 
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
+    monkeypatch.setattr(sources, "PATIENCE", (2, 2))
     monkeypatch.setenv("KERASGAN_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("KERASGAN_URL", "http://127.0.0.1:9")
     monkeypatch.delenv("KERASGAN_DATA", raising=False)

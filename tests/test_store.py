@@ -168,6 +168,7 @@ def test_a_custom_object_is_refused(saved):
         load_model(saved[1])
 
 
+@pytest.mark.parametrize("at", ["hidden", "compile_config", "build_config"])
 @pytest.mark.parametrize(
     ("module", "name"),
     [
@@ -178,12 +179,12 @@ def test_a_custom_object_is_refused(saved):
         ("builtins", "function"),
     ],
 )
-def test_what_keras_itself_could_be_made_to_open_is_refused(saved, module, name, monkeypatch):
+def test_what_keras_itself_could_be_made_to_open_is_refused(saved, module, name, at, monkeypatch):
     path = saved[1] / "generator.keras"
     with zipfile.ZipFile(path) as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
     config = json.loads(parts["config.json"])
-    config["config"]["layers"][1]["config"]["hidden"] = [{"module": module, "class_name": name}]
+    config["config"]["layers"][1]["config"][at] = [{"module": module, "class_name": name}]
     parts["config.json"] = json.dumps(config).encode()
     with zipfile.ZipFile(path, "w") as archive:
         for part, content in parts.items():
