@@ -367,6 +367,17 @@ def _train(arguments):
         (_train_best if arguments.reference is None else _train_reference)(train, arguments)
 
 
+def _asked(train, arguments):
+    """The command of a training, as its models' cards name it, as far as all trainings share it."""
+    options = {
+        "size": (train.size, 64),
+        "width": (arguments.width, None),
+        "seed": (arguments.seed, 0),
+    }
+    changed = (f" --{name} {now}" for name, (now, default) in options.items() if now != default)
+    return f"{_TRAIN.format(train.name)}{''.join(changed)}"
+
+
 def _train_best(train, arguments):
     """The best GAN found, for all classes at once, a classifier, and an encoder made of it."""
     from kerasgan.store import load_safely, save_generator, write_model
@@ -378,7 +389,7 @@ def _train_best(train, arguments):
     command = "".join(f" --{name} {weight:g}" for name, weight in changes.items())
     if arguments.no_framing:
         changes, command = changes | {"framing": False}, f"{command} --no-framing"
-    command = f"{_TRAIN.format(train.name)} --steps {steps}{command}"
+    command = f"{_asked(train, arguments)} --steps {steps}{command}"
     facts = {"seed": arguments.seed, "command": command}
     if arguments.encoder:
         encoder = load_safely(_pretrained(arguments.encoder, arguments), "encoder")
@@ -414,8 +425,7 @@ def _train_reference(train, arguments):
         gan = reference_gan(train.size, width, paper.learning_rates, ema=paper.ema, seed=seed)
         history = fit_gan(gan, own, epochs, folder / "gans" / name)
         facts = {"kind": "dcgan", "epochs": len(history), "seed": seed}
-        command = f"{_TRAIN.format(train.name)} --reference {name} --epochs {epochs}"
-        facts["command"] = f"{command} --width {width}"
+        facts["command"] = f"{_asked(train, arguments)} --reference {name} --epochs {epochs}"
         place = folder / f"dcgan-{name}"
         print(save_generator(gan, place, train.only(name), precision="bfloat16", **facts))
 

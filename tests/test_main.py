@@ -188,6 +188,7 @@ def test_train_saves_a_generator_per_class_without_the_test_patients(tmp_path, c
         card = store.read_card(folder / f"best-{name}")
         assert card["classes"] == [name] and not store.shared_patients(card, test)
         assert card["command"].endswith("--encoder judge.keras") and "judged_by" in card
+        assert " FOLDER --size 16 --width 2 --steps 2 " in card["command"]
     assert main([*command, "--steps", "2"]) == 0, "finished: read back"
     plain = [*command[:2], str(tmp_path / "plain"), *command[3:], "--steps", "2", "--no-framing"]
     assert main([*plain, "--moments", "0", "--hog", "0", "--copies", "0"]) == 0
