@@ -91,6 +91,15 @@ def test_what_is_fitted_sees_the_training_fold_alone(films, tmp_path, monkeypatc
     assert trained == {train.hash for train, _ in folds}
 
 
+def test_later_repeats_come_alone_and_are_those_of_all(films, tmp_path):
+    options = TINY | {"baselines": (), "repeats": 2}
+    later = cross_validate(films, ARMS[:1], tmp_path / "later", **options, first_repeat=1)
+    assert set(later["repeat"]) == {1}
+    every = cross_validate(films, ARMS[:1], tmp_path / "every", **options)
+    own = every[every["repeat"] == 1].reset_index(drop=True)
+    pd.testing.assert_frame_equal(later.reset_index(drop=True), own)
+
+
 def test_a_folds_gan_is_trained_once(evaluated):
     assert len(list((evaluated[1] / "gans").iterdir())) == 2
 

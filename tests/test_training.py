@@ -83,7 +83,11 @@ def test_fit_gan_goes_on_where_it_stopped(films16, tmp_path):
         return gan.generate(3), history
 
     whole, history = train(tmp_path / "whole", 4)
-    parts, again = train(tmp_path / "parts", 2, 4, 4)
+    train(tmp_path / "parts", 2)
+    first = tmp_path / "parts" / "samples" / "epoch-00001.png"
+    drawn = first.stat().st_mtime_ns
+    parts, again = train(tmp_path / "parts", 4, 4)
+    assert first.stat().st_mtime_ns == drawn, "it began anew"
     np.testing.assert_array_equal(whole, parts)
     assert list(history["epoch"]) == list(again["epoch"]) == [1, 2, 3, 4]
     grids = read_sample_grids(tmp_path / "whole" / "samples")
