@@ -215,11 +215,12 @@ class GAN(keras.Model):
             return tf.random.stateless_normal((count, self.latent), seed), seed, 1.0
         tf.debugging.assert_positive(count, "a replica got no images: drop the last, short batch")
         place = replica.replica_id_in_sync_group
-        latent = tf.random.stateless_normal((replicas * count, self.latent), seed)
         number = tf.cast(count, tf.float32)
-        share = number / replica.all_reduce(tf.distribute.ReduceOp.SUM, number)
-        latent = latent[place * count : (place + 1) * count]
-        return latent, tf.random.fold_in(seed, 10 + place), share
+        total = replica.all_reduce(tf.distribute.ReduceOp.SUM, number)
+        # Those before this one have as many images each, the last of an uneven batch fewer.
+        first = place * tf.cast(tf.math.ceil(total / replicas), tf.int32)
+        latent = tf.random.stateless_normal((first + count, self.latent), seed)[first:]
+        return latent, tf.random.fold_in(seed, 10 + place), number / total
 
     def test_step(self, data):
         """Scores one batch without an update: held-out images against the averaged generator."""

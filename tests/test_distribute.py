@@ -20,6 +20,8 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 films = kg.simulate_films(4, size=16, test_per_class=0)
 batch = tf.data.Dataset.from_tensors((kg.to_float(films.images), films.labels))
+fewer = tf.data.Dataset.from_tensors((kg.to_float(films.images[:15]), films.labels[:15]))
+uneven = batch.concatenate(fewer)
 penalties = {"r1": 1.0, "r2": 1.0} if norm == "none" else {}
 two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 devices = {"one": tf.distribute.get_strategy(), "two": two}
@@ -35,7 +37,7 @@ for name, strategy in devices.items():
         classifier = kg.build_classifier(16, 4, dropout=0.0)
         loss = keras.losses.SparseCategoricalCrossentropy(True)
         classifier.compile(keras.optimizers.SGD(0.01, momentum=0.9), loss, metrics=["accuracy"])
-    logs = gan.fit(batch, verbose=0).history | classifier.fit(batch, verbose=0).history
+    logs = gan.fit(uneven, verbose=0).history | classifier.fit(batch, verbose=0).history
     weights = [*gan.get_weights(), *classifier.get_weights()]
     np.savez(f"{folder}/{name}.npz", *weights, logs=[logs[key][0] for key in sorted(logs)])
     drawn = gan.generate(5, seed=3)
@@ -89,7 +91,8 @@ def test_two_devices_take_the_step_of_one_on_the_same_global_batch(tmp_path, nor
     one, two = (np.load(tmp_path / f"{name}.npz") for name in ("one", "two"))
     assert len(one.files) == len(two.files) > 20
     for name in one.files:
-        np.testing.assert_allclose(one[name], two[name], atol=2e-5, rtol=1e-4, err_msg=name)
+        near = 1e-2 if name == "logs" else 1e-4  # means of the devices' means
+        np.testing.assert_allclose(one[name], two[name], atol=2e-5, rtol=near, err_msg=name)
 
 
 def free_ports(count):
