@@ -311,3 +311,21 @@ def test_a_home_left_by_the_shell_is_found(tmp_path, monkeypatch, capsys):
     assert main(["models", "~/models"]) == 0
     assert main(["models", "~/nothing"]) == 1
     assert str(tmp_path / "nothing") in capsys.readouterr().err
+
+
+def test_compare_writes_its_tables_and_goes_on_with_later_repeats(tmp_path, capsys):
+    save_films(simulate_films(12, 16, test_per_class=0), tmp_path / "films")
+    command = ["compare", str(tmp_path / "films"), "--folder", str(tmp_path / "folds")]
+    command += ["--out", str(tmp_path / "out"), "--size", "16", "--folds", "2", "--no-probes"]
+    command += ["--classifiers", "transfer", "--encoder", "hog", "--gan-steps", "2"]
+    command += ["--gan-width", "2", "--repeats"]
+    assert main([*command, "1"]) == 0
+    first = pd.read_csv(tmp_path / "out" / "comparison.csv")
+    assert set(first["repeat"]) == {0} and (tmp_path / "out" / "statistics.csv").is_file()
+    later = [*command, "2", "--first-repeat", "1"]
+    later[later.index("--folder") + 1] = str(tmp_path / "later")
+    assert main(later) == 0
+    both = pd.read_csv(tmp_path / "out" / "comparison.csv")
+    assert set(both["repeat"]) == {0, 1}
+    old = both[both["repeat"] == 0].reset_index(drop=True)
+    pd.testing.assert_frame_equal(old, first)
