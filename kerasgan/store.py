@@ -294,6 +294,7 @@ def load_safely(path, role="model"):
         check_archive(path)
         with zipfile.ZipFile(path) as archive:
             config = json.loads(archive.read("config.json"))
+        config.pop("compile_config", None)  # not loaded, and may be of a package; its parts' are
         foreign = sorted(set(_foreign(config)))
     except Exception as error:  # zipfile and zlib raise many kinds for damaged files
         reason = f"{type(error).__name__}: {error}"
@@ -330,11 +331,11 @@ _NOT_PLAIN = ("Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLaye
 _NOT_PLAIN += ("StringLookup", "IntegerLookup", "TextVectorization")
 
 
-def _foreign(config, top=True):
+def _foreign(config):
     """Yields the objects of a model's configuration that are not Keras' own plain ones."""
     if isinstance(config, list):
         for part in config:
-            yield from _foreign(part, False)
+            yield from _foreign(part)
     if not isinstance(config, dict):
         return
     if "class_name" in config:
@@ -342,10 +343,8 @@ def _foreign(config, top=True):
         plain = module in _MODULES and name not in _NOT_PLAIN
         if not plain and (module, name) not in _PARTS:
             yield f"{module}.{name}" if module else str(name)
-    for key, part in config.items():
-        # A model's own compile settings are not loaded, and may be of a package; those within are.
-        if not (top and key == "compile_config"):
-            yield from _foreign(part, False)
+    for part in config.values():
+        yield from _foreign(part)
 
 
 def _role(model):

@@ -57,8 +57,10 @@ def test_half_precision_saves_space_and_changes_a_grey_level_at_most(films16, tm
     drawn = [draw(load_model(folder), 20).astype(int) for folder in folders]
     assert np.abs(drawn[0] - drawn[1]).max() <= 1 and np.abs(drawn[0] - drawn[2]).max() <= 4
     np.testing.assert_array_equal(drawn[0], draw(generator, 20))
-    for wrong, told in ((gan.averaged, "not frozen"), (gan, "float16 or bfloat16")):
-        precision = "float16" if told == "not frozen" else "int8"
+    for wrong, precision, told in (
+        (gan.averaged, "float16", "not frozen"),
+        (gan, "int8", "float16 or bfloat16"),
+    ):
         with pytest.raises(ValueError, match=told):
             save_generator(wrong, tmp_path / "wrong", films16, precision=precision)
     save_generator(gan, tmp_path / "gan", films16, precision="float16")
