@@ -260,11 +260,12 @@ def sliced_wasserstein(real, fake, patches=64, directions=128, seed=0):
     sets together (not of each: brightness counts) and seen along random `directions`. Returns a
     dict from the height of each level (the images', its half, ... down to 16) to its distance.
     """
+    real, fake = _checked(real), _checked(fake)
+    _check_alike(real, fake)
     count = patches * min(len(real), len(fake))
     projections = np.random.default_rng(seed).normal(size=(49, directions)).astype("float32")
     projections /= np.linalg.norm(projections, axis=0)
     distances = {}
-    _check_alike(_checked(real), _checked(fake))
     for level in zip(_pyramid(real), _pyramid(fake), strict=True):
         drawn = [_patches(images, count, np.random.default_rng(seed)) for images in level]
         centre, scale = np.mean(drawn), np.std(drawn) + 1e-8
