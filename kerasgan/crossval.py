@@ -17,7 +17,7 @@ import pandas as pd
 
 from kerasgan.auditing import border_ring
 from kerasgan.mixes import CORE_ARMS, VIEWS, Mix, Samples, hog_svm, training_sets
-from kerasgan.runs import begin, locked, read_table, short_hash, write_text
+from kerasgan.runs import absolute, begin, locked, read_table, short_hash, write_text
 from kerasgan.scores import (
     bootstrap_interval,
     classification_scores,
@@ -80,7 +80,7 @@ def cross_validate(films, arms=CORE_ARMS, folder="crossval", on_fold=None, **set
     arms = [arm for arm in arms if arm.without in ("", *left_out)]
     if len({_path(Path(), arm.name, "", 0) for arm in arms}) != len(arms):  # also as file names
         raise ValueError(f"arms need names of their own. Received: {[arm.name for arm in arms]}")
-    folder = Path(folder).expanduser().resolve()
+    folder = absolute(folder)
     # All that may be unfit is tried before anything is noted.
     folds = list(films.fold_positions(*(settings[k] for k in ("n_splits", "repeats", "seed"))))
     fixed = {name: settings[name] for name in _FIXED}
@@ -156,7 +156,7 @@ def _saved_encoder(path, films):
 
     if path == "hog":
         return path, path
-    path = Path(path).expanduser().resolve()
+    path = absolute(path)
     card = read_card(path.parent) if (path.parent / "card.json").is_file() else None
     if card and (shared := shared_patients(card, films)):
         raise ValueError(

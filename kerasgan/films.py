@@ -384,6 +384,7 @@ class Films:
         if not n:
             raise ValueError(f"{self.name} has no films to make batches of")
         steps, kinds = -(-n // batch_size), tf.constant(self.labels)
+        # Films of several sizes have no images, and say so.
         cache = cache or "images" in self._pixels or self.size is None
         pixels = tf.constant(self.images) if cache else None
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 from kerasgan.augment import AdaptiveAugment
 from kerasgan.films import to_uint8
 from kerasgan.losses import LOSSES, ClassCopies, ClassMMD, ClassMoments, hog_maps
-from kerasgan.networks import copied
+from kerasgan.networks import class_embedding, copied
 
 
 class GAN(keras.Model):
@@ -416,8 +416,8 @@ def draw(generator, count, labels=None, seed=0, batch_size=256, truncation=1.0):
 
 def classes_of(generator):
     """Returns the number of classes that a conditional generator draws; infinity if unknown."""
-    known = (layer.input_dim for layer in generator.layers if hasattr(layer, "embeddings"))
-    return next(known, np.inf)
+    embedding = class_embedding(generator)
+    return np.inf if embedding is None else embedding.input_dim
 
 
 def _first(shape):

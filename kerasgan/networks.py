@@ -192,6 +192,11 @@ def copied(model):
     return copy
 
 
+def class_embedding(generator):
+    """Returns the layer by which a conditional generator knows its classes, or `None`."""
+    return next((x for x in generator.layers if isinstance(x, layers.Embedding)), None)
+
+
 def one_class(generator, label):
     """Makes an unconditional generator of one class from a conditional one of `build_generator`.
 
@@ -208,7 +213,7 @@ def one_class(generator, label):
     Raises:
         ValueError: If the generator has no such class.
     """
-    embedding = next((x for x in generator.layers if isinstance(x, layers.Embedding)), None)
+    embedding = class_embedding(generator)
     if embedding is None or not 0 <= label < embedding.input_dim:
         raise ValueError(f"{generator.name} has no class {label!r} of its own")
     copy = copied(generator)

@@ -125,7 +125,7 @@ PROFILES["best"] = replace(
 def default_root():
     """Returns the folder of all runs: `KERASGAN_RUNS`, else `runs` of the checkout or of here."""
     if root := os.environ.get("KERASGAN_RUNS"):
-        return Path(root).expanduser().resolve()
+        return absolute(root)
     checkout = Path(__file__).resolve().parent.parent
     return (checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()) / "runs"
 

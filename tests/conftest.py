@@ -35,3 +35,11 @@ def real_root():
     if not root or not (Path(root) / "covid-xray-64").is_dir():
         pytest.skip("KERASGAN_DATA holds no covid-xray-64")
     return Path(root)
+
+
+@pytest.fixture(scope="session")
+def real_originals(real_root):
+    """The same root, where it holds the original films too."""
+    if not (real_root / "covid-xray-original").is_dir():
+        pytest.skip("KERASGAN_DATA holds no covid-xray-original")
+    return real_root

@@ -114,8 +114,6 @@ def test_the_real_films_leak_where_they_are_known_to(real_root):
     assert str(found).index("[serious]") < str(found).index("[note]")
 
 
-def test_large_raw_films_are_audited_at_their_own_sizes(real_root):
-    if not (real_root / "covid-xray-original").is_dir():
-        pytest.skip("KERASGAN_DATA holds no covid-xray-original")
+def test_large_raw_films_are_audited_at_their_own_sizes(real_originals):
     found = findings(load_films("covid-xray-original"))
     assert "films differ in size" in found and "2 files passed over" in found

@@ -160,9 +160,7 @@ def test_a_read_only_folder_is_an_error(raw, tmp_path):
         prepare(load_films(raw), tmp_path / "out", 16)
 
 
-def test_the_real_originals_go_through(real_root, tmp_path):
-    if not (real_root / "covid-xray-original").is_dir():
-        pytest.skip("KERASGAN_DATA holds no covid-xray-original")
+def test_the_real_originals_go_through(real_originals, tmp_path):
     films = prepare(load_films("covid-xray-original"), tmp_path / "out", 64)
     assert films.index["split"].value_counts().to_dict() == {"train": 269, "test": 36}
     assert len(films.skipped) == 2 and all("desktop.ini" in name for name, _ in films.skipped)
