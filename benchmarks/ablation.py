@@ -25,7 +25,9 @@ VARIANTS = {
     "no augmentation": {"policy": ()},
     "and colour": {"policy": ("colour", "translation", "cutout")},
     "and flips": {"policy": ("translation", "cutout", "flip")},
+    "and rotations": {"policy": ("translation", "cutout", "rotation")},
     "translation alone": {"policy": ("translation",)},
+    "a GAN a class": {"apart": True},  # of as many steps in all
     "spectral norm": {"norm": "spectral"},
     "hinge": {"loss": "hinge"},
     "lazy R1": {"r1": 1.0, "penalty_every": 8},
@@ -56,12 +58,25 @@ def projected(name):
     return name.startswith("projected")
 
 
-def measure(gan, seen, held_out, encoder, truncation=1.0, count=300):
-    """Scores of a GAN, means over its classes."""
+def train(films, steps, seed, apart=False, truncation=1.0, count=300, **recipe):
+    """Trains a GAN on films, or one `apart` on each class; samples by class, uint8 (count, ...)."""
+    parts, images = [films.only(name) for name in films.classes] if apart else [films], {}
+    steps //= len(parts)
+    for part in parts:
+        gan = best_gan(films.size, n_classes=len(part.classes), steps=steps, seed=seed, **recipe)
+        gan.adapt(part)
+        batches = part.batches(32, seed=seed, labels=True)
+        gan.fit(batches, epochs=epochs_of(steps, part), verbose=0, shuffle=False)
+        for label, name in enumerate(part.classes):
+            images[name] = kg.draw(gan.averaged, count, label, seed=1, truncation=truncation)
+    return images
+
+
+def measure(samples, seen, held_out, encoder):
+    """Scores of samples by class, means over the classes."""
     rows = []
-    for label, name in enumerate(seen.classes):
-        own = seen.only(name)
-        images = kg.draw(gan.averaged, count, label, seed=1, truncation=truncation)
+    for name, images in samples.items():
+        own, count = seen.only(name), len(images)
         real, fresh, fake = (encoder(x) for x in (own.images, held_out.only(name).images, images))
         size = min(len(real), count)
         density, coverage = quality.density_coverage(real, fake[:size])
@@ -94,7 +109,6 @@ def main():
     parser.add_argument("--no-framing", action="store_true", help="a generator of plain canvases")
     parser.add_argument("--moments", type=float, default=2.0, help="weight, of variants projected")
     parser.add_argument("--hog", type=float, default=4.0, help="likewise")
-    parser.add_argument("--copies", type=float, default=0.0, help="likewise")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("results/ablation.csv"))
     given = parser.parse_args()
@@ -104,8 +118,7 @@ def main():
         parser.error("variants called projected need --features, not the encoder that measures")
     encoder = quality.Encoder.keras(given.encoder) if given.encoder else quality.best_encoder()
     films = kg.load_films(given.data, size=given.size)
-    train, _ = films.train_test()
-    seen, held_out = next(train.folds(5, seed=given.seed))
+    seen, held_out = next(films.train_test()[0].folds(5, seed=given.seed))
     facts = {"size": given.size, "steps": given.steps, "seed": given.seed, "n": len(seen)}
     facts |= {"framing": not given.no_framing, "encoder": encoder.name}
     facts |= {**dict.fromkeys(HELD, 0.0), "judge": "pixels"}
@@ -123,18 +136,11 @@ def main():
         if same.any():
             continue
         started = time.monotonic()
-        given_to_gan = ("size", "steps", "seed", "framing", *HELD)
-        shape = {key: facts[key] for key in given_to_gan} | {"n_classes": len(train.classes)}
+        recipe = {key: facts[key] for key in ("framing", *HELD)} | VARIANTS[name]
         if judge:
-            shape["encoder"] = judge
-        changes = dict(VARIANTS[name])
-        truncation = changes.pop("truncation", 1.0)
-        gan = best_gan(**shape, **changes)
-        epochs = epochs_of(given.steps, seen)
-        batches = seen.batches(32, seed=given.seed, labels=True)
-        gan.adapt(seen)
-        gan.fit(batches, epochs=epochs, verbose=0, shuffle=False)
-        scores = measure(gan, seen, held_out, encoder, truncation)
+            recipe["encoder"] = judge
+        samples = train(seen, given.steps, given.seed, **recipe)
+        scores = measure(samples, seen, held_out, encoder)
         row = {"variant": name, **facts, **scores.round(4)}
         row["seconds"] = round(time.monotonic() - started)
         table = pd.DataFrame([*table.to_dict("records"), row])

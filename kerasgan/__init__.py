@@ -68,6 +68,7 @@ _NAMES = {
         "epochs_of",
         "fit_best",
         "fit_gan",
+        "keep_off",
         "latent_walk",
         "read_sample_grids",
         "reference_gan",

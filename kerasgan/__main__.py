@@ -97,7 +97,6 @@ def _parser():
     )
     train.add_argument("--moments", type=float, help="weight of films' moments: 2 with --encoder")
     train.add_argument("--hog", type=float, help="weight of films' gradients, likewise 4")
-    train.add_argument("--copies", type=float, help="weight against near copies, 0; 50 leaves few")
     train.add_argument(
         "--no-framing", action="store_true", default=None, help="a generator that does not frame"
     )
@@ -108,6 +107,12 @@ def _parser():
         help="instead: the study's DCGAN, profile paper, of every class, or of these",
     )
     train.add_argument("--epochs", type=_count, help="of --reference; 200 by default")
+
+    off = _command(commands, "keep-off", _keep_off, "move generators' near copies off their films")
+    off.add_argument("models", help="folder of a saved generator, or saved_models/best for best-*")
+    off.add_argument("data", help="the collection or folder that they were trained on")
+    off.add_argument("folder", help="where the changed generators go")
+    off.add_argument("--seed", type=_seed, default=0)
 
     synthesise = _command(commands, "synthesise", _synthesise, "draw images from a saved generator")
     synthesise.add_argument("model", help="folder of a saved generator")
@@ -354,7 +359,7 @@ def _train(arguments):
     from kerasgan.sources import load_films
 
     for_reference = arguments.reference is not None
-    best = ("steps", "encoder", "moments", "hog", "copies", "no_framing")
+    best = ("steps", "encoder", "moments", "hog", "no_framing")
     others = best if for_reference else ("epochs",)
     others = [name for name in others if getattr(arguments, name) is not None]
     if others:
@@ -428,6 +433,54 @@ def _train_reference(train, arguments):
         facts["command"] = f"{_asked(train, arguments)} --reference {name} --epochs {epochs}"
         place = folder / f"dcgan-{name}"
         print(save_generator(gan, place, train.only(name), precision="bfloat16", **facts))
+
+
+def _keep_off(arguments):
+    """Saved generators, changed where they draw near copies, with cards that say so."""
+    from kerasgan.sources import load_films
+    from kerasgan.store import load_model, read_card
+
+    path = Path(arguments.models)
+    one = (path / "card.json").is_file()
+    places = [path] if one else sorted(path.parent.glob(f"{path.name}-*"))
+    if not places:
+        raise ValueError(f"no saved generator in {path}, nor any {path.name}-CLASS beside it")
+    models = {place: (load_model(place), read_card(place)) for place in places}
+    films = load_films(arguments.data, size=models[places[0]][0].output_shape[1])
+    for _, card in models.values():
+        if text := _of_other_films(card, films):
+            raise ValueError(f"{text}. Give the films it was trained on")
+    for place, (generator, card) in models.items():
+        print(
+            _kept_off(generator, card, films, Path(arguments.folder) / place.name, arguments.seed)
+        )
+
+
+def _kept_off(generator, card, films, place, seed):
+    """Saves one generator kept off its films; a sentence of what that changed."""
+    import numpy as np
+
+    from kerasgan.gan import draw
+    from kerasgan.quality import memorization
+    from kerasgan.store import load_model, save_generator
+    from kerasgan.training import HELD, keep_off
+
+    train, _ = films.train_test()
+    own = train.only(*card["classes"])
+    tuned = keep_off(generator, own, seed=seed)
+    told = ("kind", "epochs", "seed", "judged_by", *HELD)
+    facts = {name: card[name] for name in told if name in card}
+    command = f"python -m kerasgan keep-off MODELS {films.name} FOLDER --seed {seed}"
+    facts["command"] = f"{card.get('command', 'unknown')}; {command}"
+    others = train if "trained_with" in card else None
+    save_generator(tuned, place, own, others, card.get("weights"), **facts)
+    drawn = [draw(model, 1_000, seed=1) for model in (generator, load_model(place))]
+    near = [memorization(x, own.images, patients=own.patients)["flagged"].sum() for x in drawn]
+    moved = np.abs(np.subtract(*drawn, dtype=float)).mean()
+    return (
+        f"{place}: near copies among 1,000 samples: {near[0]} before, {near[1]} now; a sample "
+        f"differs from what it was by {moved:.1f} of 256 grey levels in the mean"
+    )
 
 
 def _train_classifier(train, steps, folder, facts):

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from kerasgan.augment import AdaptiveAugment
 from kerasgan.films import to_uint8
-from kerasgan.losses import LOSSES, ClassCopies, ClassMMD, ClassMoments, hog_maps
+from kerasgan.losses import LOSSES, ClassMMD, ClassMoments, hog_maps
 from kerasgan.networks import class_embedding, copied
 
 
@@ -37,9 +37,6 @@ class GAN(keras.Model):
             `adapt` notes these before the training.
         hog: Weight of `losses.ClassMMD` of `losses.hog_maps`, likewise; 0 for none. It needs
             images of at least 16 pixels a side, but no frozen part.
-        copies: Weight of `losses.ClassCopies`, which keeps generated images off the films, 0 for
-            none. It needs `adapt`, but no frozen part.
-        copies_from: Step from which that counts: from the first it costs likeness.
         seed: Integer seed of all noise and augmentation.
 
     Raises:
@@ -64,8 +61,6 @@ class GAN(keras.Model):
         penalty_every=1,
         moments=0.0,
         hog=0.0,
-        copies=0.0,
-        copies_from=0,
         seed=0,
         name="gan",
     ):
@@ -87,7 +82,6 @@ class GAN(keras.Model):
             raise ValueError("moments= needs a discriminator of frozen maps: projected, or 0")
         self.moments, self.distance = moments, None
         self.hog, self.mmd = hog, None
-        self.copies, self.copies_from, self.nearness = copies, copies_from, None
         self.averaged = copied(generator)
         self.averaged.trainable = False
         self.augment = augment
@@ -142,7 +136,7 @@ class GAN(keras.Model):
         discriminator_optimizer.build(self.discriminator.trainable_variables)
 
     def adapt(self, films, batch_size=64, cache=True):
-        """Notes what generated images are held to, or kept off: `moments`, `hog`, `copies`.
+        """Notes what generated images are held to: `moments` and `hog` of the films.
 
         Args:
             films: The training `Films`.
@@ -163,10 +157,6 @@ class GAN(keras.Model):
             self.distance = ClassMoments(maps, n_classes)
         if self.hog:
             self.mmd = ClassMMD(looked_at(hog_maps), n_classes)
-        if self.copies:
-            parts = [films.only(name) for name in films.classes] if self.conditional else [films]
-            parts = [own.take(np.arange(min(len(own), ClassCopies.KEPT))) for own in parts]
-            self.nearness = ClassCopies([(own.images, own.patients) for own in parts])
         self.train_function = None  # it was traced with those of before
 
     def call(self, inputs, training=False):
@@ -198,7 +188,7 @@ class GAN(keras.Model):
 
             again, again_class = self._judge(shown, labels)
             g_loss, _ = self.gan_loss(tf.stop_gradient(real_logits), again)
-            total = g_loss + again_class + self._apart(fake, shown, labels, step)
+            total = g_loss + again_class + self._apart(fake, shown, labels)
             total = self.generator_optimizer.scale_loss(share * total)
         variables = self.generator.trainable_variables
         self.generator_optimizer.apply(g_tape.gradient(total, variables), variables)
@@ -279,23 +269,17 @@ class GAN(keras.Model):
         loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, classes)
         return logits, tf.reduce_mean(loss)
 
-    def _apart(self, fake, shown, labels, step):
+    def _apart(self, fake, shown, labels):
         """What the generated images, as they are, cost for their distance from the real ones."""
         total = 0.0
-        needs = (self.moments, self.distance), (self.hog, self.mmd), (self.copies, self.nearness)
+        needs = (self.moments, self.distance), (self.hog, self.mmd)
         if any(weight and noted is None for weight, noted in needs):
-            raise ValueError("moments=, hog= and copies= need adapt(films), of the training films")
+            raise ValueError("moments= and hog= need adapt(films), of the training films")
         if self.moments:
             plain = shown if self.augment is None else self._seen(fake)
             total += self.moments * self.distance(tf.nest.flatten(plain), labels)
         if self.hog:
             total += self.hog * self.mmd(hog_maps(fake), labels)
-        if self.copies:
-            total += tf.cond(
-                step >= self.copies_from,
-                lambda: self.copies * self.nearness(fake, labels),
-                lambda: 0.0,
-            )
         return total
 
     def _penalty(self, real, fake, labels, step):
@@ -405,10 +389,15 @@ def draw(generator, count, labels=None, seed=0, batch_size=256, truncation=1.0):
         known = classes_of(generator)
         if count and not 0 <= labels.min() <= labels.max() < known:
             raise ValueError(f"labels are 0 to {known - 1}. Received: {np.unique(labels)[:5]}")
-    images = np.empty((count, *generator.output_shape[1:]), np.uint8)
-    for start in range(0, count, batch_size):
+    return images_of(generator, latent, labels, batch_size)
+
+
+def images_of(generator, latents, labels=None, batch_size=256):
+    """Draws the images of given latents, float32 (n, k), as `draw` does of random ones."""
+    images = np.empty((len(latents), *generator.output_shape[1:]), np.uint8)
+    for start in range(0, len(latents), batch_size):
         part = slice(start, start + batch_size)
-        inputs = latent[part] if not conditional else [latent[part], labels[part]]
+        inputs = latents[part] if labels is None else [latents[part], labels[part]]
         inputs = tf.nest.map_structure(tf.convert_to_tensor, inputs)
         images[part] = to_uint8(generator(inputs, training=False).numpy())
     return images

@@ -6,7 +6,7 @@ Of logits, both arguments are float32 (n, 1) of the discriminator, both results 
 import numpy as np
 import tensorflow as tf
 
-from kerasgan.films import to_float, to_uint8
+from kerasgan.films import to_float
 
 
 def non_saturating(real_logits, fake_logits):
@@ -235,81 +235,52 @@ class ClassMMD:
         return (pairs - selves) / tf.maximum(n * (n - 1), 1)
 
 
-class ClassCopies:
-    """How far generated images intrude on films: a penalty on near copies, by class.
+class CopyPenalty:
+    """How far generated images intrude on films: a penalty on near copies.
 
-    With d an image's least distance from the films of its class, as in `quality.memorization`
-    (freed of mean and scale, shifted and flipped), but shrunk by a whole number to at most 32
-    pixels a side and shifted by one of these, and `limit` that screen's of the films so shrunk: the
-    mean of max(0, 1 - (d / (1.1 limit))^2), so that nothing but near copies has a slope.
+    With d an image's least distance from the films, as in `quality.memorization` (at most 64 pixels
+    a side, freed of mean and scale, shifted and flipped): the mean of max(0, 1 - (d / bound)^2), so
+    that nothing but near copies has a slope.
 
     Args:
-        sets: For each class (images, patients) of the films: uint8 (n, h, w, 1), h and w at least
-            8, and (n,) or `None`. The first 500 films of a class are kept, so that neither memory
-            nor time grow with the films. A class of one film has no limit, and no penalty.
-
-    Raises:
-        ValueError: If a class has no film.
-
-    Reference:
-        Bai et al. (2022), "Reducing training sample memorization in GANs by training with
-        memorization rejection", arXiv 2210.12231, where such samples are left out of the
-        generator's batch.
+        films: uint8 (n, h, w, 1), n at least 1, h and w at least 8. Larger than 64 pixels, they are
+            shrunk by a whole number. 50 views of each are kept, of 14 kB at most.
+        bound: Distance from which on an image costs nothing, above 0.
     """
 
-    KEPT, SIDE, MARGIN = 500, 32, 1.1
+    SIDE, SHIFTS = 64, 2
 
-    def __init__(self, sets):
-        self.real, self.limits = [], []
-        for images, patients in sets:
-            if not len(images):
-                raise ValueError(f"every class needs films. Received: {[len(x) for x, _ in sets]}")
-            patients = None if patients is None else patients[: self.KEPT]
-            small = self._shrunk(to_float(images[: self.KEPT]))
-            height, width = (side - 2 for side in small.shape[1:3])
-            views = [
-                _standard(turned[:, i : i + height, j : j + width])
-                for turned in (small, small[:, :, ::-1])
-                for i, j in np.ndindex(3, 3)
-            ]
-            self.real.append(tf.concat(views, 0))
-            self.limits.append(self._limit(to_uint8(small.numpy()), patients))
+    def __init__(self, films, bound):
+        small = self._shrunk(to_float(films))
+        height, width = (side - 2 * self.SHIFTS for side in small.shape[1:3])
+        views = [
+            _standard(turned[:, i : i + height, j : j + width])
+            for turned in (small, small[:, :, ::-1])
+            for i, j in np.ndindex(2 * self.SHIFTS + 1, 2 * self.SHIFTS + 1)
+        ]
+        self.views, self.bound = tf.concat(views, 0), bound**2
 
-    def __call__(self, images, labels):
+    def __call__(self, images):
         """Returns the penalty on a batch of generated images.
 
         Args:
             images: float32 (n, h, w, 1) in [-1, 1], as large as the films.
-            labels: int (n,) classes, or `None` where there is one class.
 
         Returns:
             float32 scalar in [0, 1].
         """
-        middle = _standard(self._shrunk(images)[:, 1:-1, 1:-1])
-        labels = tf.zeros(tf.shape(middle)[0], tf.int32) if labels is None else labels
-        total = 0.0
-        for label, (real, limit) in enumerate(zip(self.real, self.limits, strict=True)):
-            cosines = tf.matmul(tf.stop_gradient(middle), real, transpose_b=True)
-            nearest = tf.gather(real, tf.argmax(cosines, 1))
-            square = 2 - 2 * tf.reduce_sum(middle * nearest, 1)  # of unit vectors
-            bound = (self.MARGIN * limit) ** 2
-            cost = tf.math.divide_no_nan(tf.nn.relu(bound - square), bound)
-            total += tf.reduce_sum(tf.where(labels == label, cost, 0.0))
-        return total / tf.cast(tf.shape(middle)[0], tf.float32)
+        inner = slice(self.SHIFTS, -self.SHIFTS)
+        middle = _standard(self._shrunk(images)[:, inner, inner])
+        cosines = tf.matmul(tf.stop_gradient(middle), self.views, transpose_b=True)
+        nearest = tf.gather(self.views, tf.argmax(cosines, 1))
+        square = 2 - 2 * tf.reduce_sum(middle * nearest, 1)  # of unit vectors
+        return tf.reduce_mean(tf.nn.relu(1 - square / self.bound))
 
     @classmethod
     def _shrunk(cls, images):
         images = tf.cast(images, tf.float32)
         parts = -(-min(images.shape[1:3]) // cls.SIDE)
         return tf.nn.avg_pool2d(images, parts, parts, "VALID")
-
-    @staticmethod
-    def _limit(small, patients):
-        from kerasgan.quality import memorization
-
-        if len(small) < 2:
-            return 0.0
-        return float(memorization(small[:1], small, patients=patients, shifts=1)["limit"][0])
 
 
 def _standard(images):

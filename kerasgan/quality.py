@@ -421,6 +421,15 @@ def check_enough(films):
         )
 
 
+def check_patients(films):
+    """Raises `ValueError` if a class's films are of fewer than 3 patients, too few to screen by."""
+    if len(set(films.patients)) < 3:
+        raise ValueError(
+            f"films of at least 3 patients tell how near is too near. Received: {len(films)} "
+            f"films of {films.classes}"
+        )
+
+
 def compare_sets(
     real,
     fakes,

@@ -150,13 +150,9 @@ def draw_fresh(generator, films, count, label=None, seed=0, truncation=1.0):
             that four times `count` are not enough.
     """
     from kerasgan.gan import draw
-    from kerasgan.quality import memorization
+    from kerasgan.quality import check_patients, memorization
 
-    if len(set(films.patients)) < 3:
-        raise ValueError(
-            f"films of at least 3 patients tell how near is too near. Received: {len(films)} "
-            f"films of {films.classes}"
-        )
+    check_patients(films)
     images, tables = draw(generator, 4 * count, label, seed, truncation=truncation), []
     for part in np.split(images, 4):  # drawing is cheap, screening is not
         tables.append(memorization(part, films.images, patients=films.patients))

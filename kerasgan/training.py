@@ -5,16 +5,18 @@ from pathlib import Path
 import keras
 import numpy as np
 import pandas as pd
+import tensorflow as tf
 from tqdm import tqdm
 
 from kerasgan.augment import AdaptiveAugment, DiffAugment
 from kerasgan.callbacks import Checkpoint, SampleGrid, StopOnNaN, is_chief
-from kerasgan.films import to_uint8
-from kerasgan.gan import GAN
+from kerasgan.gan import GAN, images_of
+from kerasgan.losses import CopyPenalty
 from kerasgan.networks import (
     build_discriminator,
     build_generator,
     build_projected_discriminator,
+    copied,
     one_class,
 )
 from kerasgan.runs import begin, short_hash
@@ -69,12 +71,9 @@ RECIPE = {
     "momentum": 0.5,
     "moments": 0.0,
     "hog": 0.0,
-    "copies": 0.0,
 }
 
-# Weights of the films' features that samples are held to. The penalty on near copies costs likeness
-# (results/DETAILS.md), so that it is off unless asked for.
-HELD = {"moments": 2.0, "hog": 4.0, "copies": 0.0}
+HELD = {"moments": 2.0, "hog": 4.0}  # weights of the films' features that samples are held to
 _PROJECTED = {"loss": "hinge", **HELD}  # what changes with an encoder
 _OF_GAN = ("ema", "r1", "r2", "penalty_every")
 
@@ -95,13 +94,12 @@ def best_gan(size=64, width=32, n_classes=4, steps=6000, head="projection", seed
         seed: Integer seed of the initial weights, the noise and the augmentation.
         **changes: Changes of `RECIPE`: `norm`, `latent`, `upsampling`, `framing` and `deviation`
             of the networks, `policy` of DiffAugment, or of ADA if `adaptive`, `ema`, `r1`, `r2`,
-            `penalty_every`, `moments`, `hog` and `copies` of `GAN`, `loss`, the `rate` that Adam
-            begins with and its `momentum` (beta 1), and an `encoder` whose features the
-            discriminator judges, and `pixels` too if True (without `norm`, `head`, `deviation`;
-            see `build_projected_discriminator`); the `loss` is then the hinge loss, and the weights
-            are those of `HELD`, unless said otherwise. `copies` count in the last third of the
-            steps. `fit_gan` trains it; a plain `fit` needs `gan.adapt(films)` first where these
-            count.
+            `penalty_every`, `moments` and `hog` of `GAN`, `loss`, the `rate` that Adam begins
+            with and its `momentum` (beta 1), and an `encoder` whose features the discriminator
+            judges, and `pixels` too if True (without `norm`, `head`, `deviation`; see
+            `build_projected_discriminator`); the `loss` is then the hinge loss, and the weights are
+            those of `HELD`, unless said otherwise. `fit_gan` trains it; a plain `fit` needs
+            `gan.adapt(films)` first where these count.
 
     Returns:
         A compiled conditional `GAN`.
@@ -132,7 +130,6 @@ def best_gan(size=64, width=32, n_classes=4, steps=6000, head="projection", seed
         judge,
         augment=augment(recipe["policy"]) if recipe["policy"] else None,
         **{name: recipe[name] for name in (*_OF_GAN, *HELD)},
-        copies_from=2 * steps // 3 if recipe["copies"] else 0,
         seed=seed,
     )
     rates = [
@@ -204,7 +201,7 @@ def _recipe(gan):
         "momenta": [config.get("beta_1") for config in configs],
         "frozen": short_hash(b"".join(weights.tobytes() for weights in frozen)),
         "augment": {name: own[name] for name in own if name not in ("name", "dtype", "trainable")},
-        **{name: getattr(gan, name) for name in (*_OF_GAN, "copies_from")},
+        **{name: getattr(gan, name) for name in _OF_GAN},
     }
 
 
@@ -240,6 +237,76 @@ def fit_best(films, steps, folder, width=32, encoder=None, seed=0, **changes):
     history = fit_gan(gan, films, epochs_of(steps, films), folder)
     own = {name: one_class(gan.averaged, label) for label, name in enumerate(films.classes)}
     return gan, history, own
+
+
+def keep_off(generator, films, rounds=2, steps=200, draws=12_000, seed=0):
+    """Moves a generator's near copies of its films off these, and little else.
+
+    In each round, latents whose samples `quality.memorization` flags, or would at 1.12 times its
+    limit, are looked for. From batches of 16 of these, the nearest most often, and 48 fresh ones,
+    the generator then learns `losses.CopyPenalty`, and to draw what it drew before (mean squared
+    change, weight 5).
+
+    Args:
+        generator: Unconditional generator, latent (n, k) -> float32 (n, h, w, 1) in [-1, 1].
+        films: The training `Films` of what it draws.
+        rounds: Number of rounds, fewer where no sample comes near a film any more.
+        steps: Steps of Adam a round, whose rate falls from 1e-3.
+        draws: Latents looked at a round, others than `draw` begins with; copies rarer than one in
+            so many stay.
+        seed: Integer seed of all draws.
+
+    Returns:
+        A generator of the same layers, with weights of its own.
+
+    Raises:
+        ValueError: If the generator is conditional, frozen or of another size, or the films are of
+            fewer than 3 patients.
+
+    Example:
+        >>> generator = keep_off(generators["covid"], train.only("covid"))
+    """
+    from kerasgan.quality import check_patients, memorization
+
+    check_patients(films)
+    if len(generator.inputs) > 1:
+        raise ValueError(f"{generator.name} draws several classes: give the generator of one")
+    tuned = copied(generator)
+    if not tuned.trainable_variables:
+        raise ValueError(f"{generator.name} has no trainable layer: is it frozen?")
+    random, shape = np.random.default_rng([seed, 1]), (draws, generator.inputs[0].shape[-1])
+    for number in range(1, rounds + 1):
+        latents = random.standard_normal(shape, np.float32)
+        found = memorization(images_of(tuned, latents), films.images, patients=films.patients)
+        bound = 1.12 * found["limit"][0]
+        near = found[found["distance"] < bound]
+        if near.empty:
+            break
+        odds = 1 - (near["distance"].to_numpy(float) / bound) ** 2
+        penalty = CopyPenalty(films.images[near["nearest"].unique()], bound)
+        step = _step_off(generator, tuned, penalty, steps)
+        title = f"{' + '.join(films.classes)}, round {number} of {rounds}"
+        for _ in tqdm(range(steps), desc=title, unit="step"):
+            often = latents[random.choice(near.index, 16, p=odds / odds.sum())]
+            step(np.concatenate([often, random.standard_normal((48, shape[1]), np.float32)]))
+    return tuned
+
+
+def _step_off(generator, tuned, penalty, steps):
+    """A step, of latents, that moves `tuned` off films and holds it to `generator`."""
+    rate, variables = keras.optimizers.schedules.CosineDecay(1e-3, steps), tuned.trainable_variables
+    optimizer = keras.optimizers.Adam(rate, beta_1=0.5, beta_2=0.99)
+    optimizer.build(variables)
+
+    @tf.function
+    def step(latents):
+        before = tf.cast(generator(latents, training=False), tf.float32)
+        with tf.GradientTape() as tape:
+            images = tf.cast(tuned(latents, training=False), tf.float32)
+            loss = penalty(images) + 5 * tf.reduce_mean(tf.square(images - before))
+        optimizer.apply(tape.gradient(loss, variables), variables)
+
+    return step
 
 
 def epochs_of(steps, films, batch_size=32):
@@ -287,10 +354,8 @@ def latent_walk(generator, steps=10, label=None, seed=0):
     cosine = start @ end / (np.linalg.norm(start) * np.linalg.norm(end))
     angle, way = np.arccos(cosine), np.linspace(0, 1, steps)[:, None]
     latents = (np.sin((1 - way) * angle) * start + np.sin(way * angle) * end) / np.sin(angle)
-    inputs = latents.astype("float32")
-    if label is not None:
-        inputs = [inputs, np.full(steps, label, np.int32)]
-    return to_uint8(generator(inputs, training=False).numpy())
+    labels = None if label is None else np.full(steps, label, np.int32)
+    return images_of(generator, latents.astype("float32"), labels)
 
 
 class Progress(keras.callbacks.Callback):
@@ -304,11 +369,14 @@ class Progress(keras.callbacks.Callback):
         super().__init__()
         self.title, self.bar = title, None
 
-    def on_epoch_end(self, epoch, logs=None):
-        """Moves the bar on by an epoch."""
+    def on_epoch_begin(self, epoch, logs=None):
+        """Begins the bar before the first epoch, so that this one's time counts too."""
         if self.bar is None:
             total = self.params.get("epochs")
             self.bar = tqdm(total=total, initial=epoch, desc=self.title, unit="epoch")
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Moves the bar on by an epoch."""
         shown = {name: f"{value:.3g}" for name, value in (logs or {}).items()}
         self.bar.set_postfix(shown, refresh=False)
         self.bar.update()

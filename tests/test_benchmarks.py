@@ -66,6 +66,6 @@ def test_an_ablation_keeps_what_it_measured_also_before_a_weight_was_known(tmp_p
     subprocess.run(words, check=True, capture_output=True)
     table = pd.read_csv(tmp_path / "table.csv")
     assert table["variant"].tolist() == ["hinge"] and table["kid_held_out"].notna().all()
-    table.drop(columns="copies").to_csv(tmp_path / "table.csv", index=False)
+    table.drop(columns="hog").to_csv(tmp_path / "table.csv", index=False)
     subprocess.run(words, check=True, capture_output=True)
-    assert list(pd.read_csv(tmp_path / "table.csv")) == [n for n in table if n != "copies"]
+    assert list(pd.read_csv(tmp_path / "table.csv")) == [n for n in table if n != "hog"]

@@ -29,9 +29,7 @@ for name, strategy in devices.items():
     with strategy.scope():
         keras.utils.set_random_seed(0)
         gan = kg.GAN(kg.build_generator(16, 8, 4), kg.build_discriminator(16, 4, norm=norm),
-                     copies=1.0, **penalties)
-        gan.adapt(films)
-        gan.nearness.limits = [1.4]  # whatever is drawn is too near
+                     **penalties)
         gan.compile(keras.optimizers.SGD(0.1), keras.optimizers.SGD(0.1))
         keras.utils.set_random_seed(0)
         classifier = kg.build_classifier(16, 4, dropout=0.0)

@@ -326,31 +326,6 @@ def test_hog_alone_teaches_a_generator_of_any_discriminator(films16):
     assert apart() < 0.5 * before
 
 
-def test_a_generator_can_be_kept_off_its_films(films16):
-    gan = small_gan(4, copies=100.0)
-    with pytest.raises(ValueError, match="adapt"):
-        gan.fit(films16.batches(48, labels=True), verbose=0)
-    gan.adapt(films16)
-    films = to_float(films16.images)
-    assert float(gan.nearness(films, films16.labels)) > 0.9
-    optimizers = keras.optimizers.Adam(5e-3, 0.5), keras.optimizers.Adam(1e-9)
-    gan.compile(*optimizers, loss=lambda real, fake: (0 * fake[0, 0], 0 * real[0, 0]))
-    gan.nearness.limits = [1.4] * 4  # so that all that is drawn is too near
-
-    def cost():
-        return float(gan.nearness(to_float(gan.generate(64, labels=1)), np.ones(64)))
-
-    before, drawn = cost(), gan.generator.trainable_variables[0].numpy()
-    gan.copies_from = 2 * len(films16.batches(48))
-    gan.fit(films16.batches(48, labels=True), epochs=2, verbose=0)
-    np.testing.assert_array_equal(drawn, gan.generator.trainable_variables[0])
-    gan.fit(films16.batches(48, labels=True), epochs=40, verbose=0)
-    assert cost() < 0.8 * before
-    one = small_gan(copies=1.0)
-    one.adapt(films16)
-    one.fit(films16.batches(48), verbose=0)
-
-
 def test_moments_need_frozen_maps_and_films(films16):
     with pytest.raises(ValueError, match="frozen maps"):
         small_gan(moments=1.0)

@@ -7,9 +7,9 @@ from kerasgan import quality
 from kerasgan.films import to_float
 from kerasgan.losses import (
     LOSSES,
-    ClassCopies,
     ClassMMD,
     ClassMoments,
+    CopyPenalty,
     hinge,
     hog_maps,
     non_saturating,
@@ -144,49 +144,43 @@ def test_an_mmd_needs_every_class_and_keeps_a_bounded_number_of_films():
 
 def test_a_copy_costs_whatever_its_shift_flip_and_contrast_and_other_films_nothing():
     films = simulate([1] * 24, 64)
-    copies = ClassCopies([(films[:12], None), (films[12:], None)])
+    penalty = CopyPenalty(films[:12], 0.3)
 
-    def cost(images, label):
-        return float(copies(to_float(images), np.full(len(images), label)))
+    def cost(images):
+        return float(penalty(to_float(images)))
 
-    assert cost(films[:12], 0) == cost(films[12:], 1) == pytest.approx(1, abs=1e-3)
-    shifted = np.roll(films[:12, :, ::-1], (2, -2), (1, 2))
-    assert cost(shifted, 0) > 0.9 and cost(films[:12] // 2 + 40, 0) > 0.9
-    odd = films[:12, 8:56, 8:56]  # shrunk by 2 as well
-    small = ClassCopies([(odd, np.repeat(range(6), 2))])
-    assert float(small(to_float(np.roll(odd, 2, 2)), None)) > 0.9
-    assert cost(films[12:], 0) < 0.1, "a film of another class is no copy"
+    assert cost(films[:12]) == pytest.approx(1, abs=1e-3)
+    assert cost(np.roll(films[:12, :, ::-1], (2, -2), (1, 2))) > 0.9
+    assert cost(films[:12] // 2 + 40) > 0.9
+    assert cost(films[12:]) < 0.1
     noise = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 1), "uint8")
-    assert cost(np.concatenate([films[:1], noise]), 0) == pytest.approx(0.25, abs=1e-3)
+    assert cost(np.concatenate([films[:1], noise])) == pytest.approx(0.25, abs=1e-3)
+
+
+@pytest.mark.parametrize("side", [64, 128])
+def test_the_penalty_on_copies_measures_as_the_screen_does(side):
+    films = simulate([1] * 12, side)
+    noise = np.random.default_rng(0).normal(0, 20, films.shape)
+    images = np.clip(films + noise, 0, 255).astype("uint8")
+    distances = quality.memorization(images, films)["distance"].to_numpy()
+    costs = [float(CopyPenalty(films, 0.5)(to_float(image[None]))) for image in images]
+    np.testing.assert_allclose(costs, 1 - (distances / 0.5) ** 2, atol=2e-3)
 
 
 def test_the_penalty_on_copies_pushes_an_image_off_its_film():
     films = simulate([1] * 12, 32)
-    copies = ClassCopies([(films, None)])
+    penalty = CopyPenalty(films, 0.3)
     rng = np.random.default_rng(0)
     image = tf.Variable(to_float(films[:4]) + rng.normal(0, 0.01, (4, 32, 32, 1)).astype("float32"))
     costs = []
     for _ in range(200):
         with tf.GradientTape() as tape:
-            cost = copies(image, None)
+            cost = penalty(image)
         costs.append(float(cost))
         slope = tape.gradient(cost, image)
         image.assign_sub(2.0 * slope)
     assert costs[0] > 0.9 and costs[-1] < 0.05
     assert np.all(np.isfinite(slope))
-
-
-def test_copies_need_a_film_and_of_one_there_is_no_limit():
-    films = simulate([1] * 600, 16)
-    with pytest.raises(ValueError, match="every class needs films"):
-        ClassCopies([(films[:0], None)])
-    one, many = ClassCopies([(films[:1], None)]), ClassCopies([(films, np.arange(600))])
-    assert float(one(to_float(films[:1]), None)) == 0
-    twice = ClassCopies([(np.concatenate([films[:4], films[:1]]), None)])
-    assert twice.limits[0] > 0.1 and float(twice(to_float(films[:4]), None)) == pytest.approx(
-        1, 1e-3
-    )
-    assert len(many.real[0]) == 18 * ClassCopies.KEPT
 
 
 def test_hog_maps_are_those_of_the_measure_and_have_slopes_everywhere():

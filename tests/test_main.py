@@ -191,10 +191,10 @@ def test_train_saves_a_generator_per_class_without_the_test_patients(tmp_path, c
         assert " FOLDER --size 16 --width 2 --steps 2 " in card["command"]
     assert main([*command, "--steps", "2"]) == 0, "finished: read back"
     plain = [*command[:2], str(tmp_path / "plain"), *command[3:], "--steps", "2", "--no-framing"]
-    assert main([*plain, "--moments", "0", "--hog", "0", "--copies", "0"]) == 0
+    assert main([*plain, "--moments", "0", "--hog", "0"]) == 0
     card = store.read_card(tmp_path / "plain" / "best-covid")
     assert (
-        card["moments"] == card["hog"] == card["copies"] == 0
+        card["moments"] == card["hog"] == 0
         and card["parameters"] < store.read_card(folder / "best-covid")["parameters"]
     )
     assert "best-covid" in capsys.readouterr().out
@@ -234,6 +234,20 @@ def test_train_saves_a_generator_per_class_without_the_test_patients(tmp_path, c
     scores = store.read_card(folder / "best-normal")["scores"]
     assert scores["coverage"]["encoder"].endswith("(encoder.keras)")
     assert {"detectability", "memorized", "tstr", "membership"} <= set(scores)
+    words = ["keep-off", str(folder / "best"), words[1], str(tmp_path / "kept")]
+    assert main(words) == 0
+    told = capsys.readouterr().out
+    assert told.count("near copies among 1,000 samples: 0 before, 0 now") == 4
+    was, now = (store.read_card(path / "best-covid") for path in (folder, tmp_path / "kept"))
+    changed = {"command", "scores", "date", "versions"}
+    assert {k: was[k] for k in was.keys() - changed} == {k: now[k] for k in now.keys() - changed}
+    assert now["command"].startswith(f"{was['command']}; ") and "scores" not in now
+    for model, data, reason in (
+        (str(folder / "best-covid"), str(tmp_path / "few"), "was trained on other films"),
+        (str(folder / "none"), words[2], "no saved generator"),
+    ):
+        assert main(["keep-off", model, data, words[3]]) == 1
+        assert reason in capsys.readouterr().err
 
 
 def test_train_makes_the_studys_gan_of_the_classes_asked_for(tmp_path, capsys):

@@ -3,17 +3,22 @@ import json
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from kerasgan import films as films_module
 from kerasgan.augment import AdaptiveAugment, DiffAugment
-from kerasgan.films import save_films
+from kerasgan.films import save_films, to_float
+from kerasgan.gan import draw
 from kerasgan.losses import LOSSES
 from kerasgan.networks import build_generator, build_resnet
+from kerasgan.phantom import simulate_films
+from kerasgan.quality import memorization
 from kerasgan.sources import load_films
 from kerasgan.training import (
     best_gan,
     epochs_of,
     fit_gan,
+    keep_off,
     latent_walk,
     read_sample_grids,
     reference_gan,
@@ -99,15 +104,12 @@ def test_a_projected_gan_that_matches_moments_goes_on_where_it_stopped(films16, 
 
     def train(folder, *epochs):
         for count in epochs:
-            gan = best_gan(16, 2, steps=6, encoder=encoder, copies=50.0)
+            gan = best_gan(16, 2, steps=6, encoder=encoder)
             fit_gan(gan, films16, count, folder, every=1, grids=1)
         return gan
 
     whole, parts = train(tmp_path / "whole", 3), train(tmp_path / "parts", 1, 3)
-    weights = whole.moments, whole.hog, whole.copies, whole.copies_from
-    assert weights == (2.0, 4.0, 50.0, 4)
-    plain = best_gan(16, 2, encoder=encoder)
-    assert (plain.moments, plain.hog, plain.copies, plain.copies_from) == (2.0, 4.0, 0.0, 0)
+    assert (whole.moments, whole.hog) == (2.0, 4.0)
     assert whole.gan_loss is LOSSES["hinge"]
     np.testing.assert_array_equal(whole.generate(3, labels=1), parts.generate(3, labels=1))
     with pytest.raises(ValueError, match="moments=2.0"):
@@ -116,12 +118,59 @@ def test_a_projected_gan_that_matches_moments_goes_on_where_it_stopped(films16, 
     settings.write_text(settings.read_text().replace('"hog": 4.0', '"older": 1'))
     with pytest.raises(ValueError, match="hog=0.0"):  # as before HOG could be matched
         fit_gan(best_gan(16, 2, encoder=encoder), films16, 4, tmp_path / "parts")
-    with pytest.raises(ValueError, match="copies=50.0"):
-        fit_gan(best_gan(16, 2, encoder=encoder, hog=0.0), films16, 4, tmp_path / "parts")
-    old = settings.read_text().replace('"copies": 50.0', '"old": 1')
-    settings.write_text(old.replace('"moments": 2.0', '"oldest": 1'))
+    settings.write_text(settings.read_text().replace('"moments": 2.0', '"oldest": 1'))
     with pytest.raises(ValueError, match="moments=0.0"):  # as before moments could be matched
         fit_gan(best_gan(16, 2, encoder=encoder, hog=0.0), films16, 4, tmp_path / "parts")
+
+
+def copying_generator(films):
+    """One that blends two films, so that some of its samples come near to one."""
+    generator = build_generator(16, width=4, latent=4)
+    latents = np.random.default_rng(0).standard_normal((64, 4)).astype("float32")
+    share = 1 / (1 + np.exp(-2 * latents[:, :1, None, None]))
+    first, second = to_float(films.images[:2])
+    images, optimizer = share * first + (1 - share) * second, keras.optimizers.Adam(5e-3)
+    for _ in range(150):
+        with tf.GradientTape() as tape:
+            drawn = generator(latents, training=False)
+            loss = tf.reduce_mean(tf.square(drawn - images))
+        variables = generator.trainable_variables
+        optimizer.apply(tape.gradient(loss, variables), variables)
+    return generator
+
+
+def test_a_generator_is_kept_off_its_films_and_else_stays_as_it_was():
+    films = simulate_films(12, size=16, test_per_class=0).only("normal")
+    generator = copying_generator(films)
+    weights = generator.get_weights()
+    models = {"before": generator, "after": keep_off(generator, films, 3, 60, draws=400, seed=3)}
+    images = {name: draw(model, 400, seed=0) for name, model in models.items()}
+    shares = [
+        memorization(drawn, films.images, patients=films.patients)["flagged"].mean()
+        for drawn in images.values()
+    ]
+    assert shares[0] > 0.1 and shares[1] < 0.3 * shares[0]
+    assert np.abs(np.subtract(*images.values(), dtype=float)).mean() < 15
+    for was, now in zip(weights, generator.get_weights(), strict=True):
+        np.testing.assert_array_equal(was, now, "the generator given was changed")
+    again = keep_off(generator, films, 3, 60, draws=400, seed=3)
+    np.testing.assert_array_equal(draw(again, 20), images["after"][:20])
+
+
+def test_keeping_off_needs_a_copying_generator_of_one_class_and_films_of_patients():
+    films = simulate_films(12, size=16, test_per_class=0).only("normal")
+    plain = build_generator(16, width=2)
+    same = draw(keep_off(plain, films, draws=20), 5)
+    np.testing.assert_array_equal(same, draw(plain, 5), "noise comes near no film")
+    with pytest.raises(ValueError, match="several classes"):
+        keep_off(build_generator(16, width=2, n_classes=4), films)
+    with pytest.raises(ValueError, match="at least 3 patients"):
+        keep_off(plain, films.take([0, 1]))
+    with pytest.raises(ValueError, match="one size"):
+        keep_off(build_generator(32, width=2), films, draws=20)
+    plain.trainable = False
+    with pytest.raises(ValueError, match="frozen"):
+        keep_off(plain, films)
 
 
 def test_steps_are_rounded_up_to_whole_epochs(films16):
