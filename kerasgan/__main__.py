@@ -438,11 +438,11 @@ def _train_reference(train, arguments):
 def _keep_off(arguments):
     """Saved generators, changed where they draw near copies, with cards that say so."""
     from kerasgan.sources import load_films
-    from kerasgan.store import load_model, read_card
+    from kerasgan.store import load_model, models_called, read_card
 
     path = Path(arguments.models)
     one = (path / "card.json").is_file()
-    places = [path] if one else sorted(path.parent.glob(f"{path.name}-*"))
+    places = [path] if one else [*models_called(path).values()]
     if not places:
         raise ValueError(f"no saved generator in {path}, nor any {path.name}-CLASS beside it")
     models = {place: (load_model(place), read_card(place)) for place in places}
@@ -640,13 +640,13 @@ def _encoder(name):
 
 
 def _cards(paths, classes):
-    """The saved generators `<path>-<class>` that have a card: (name of the set, class, folder)."""
-    places = [
-        (path.stem, kind, path.with_name(f"{path.name}-{kind}"))
-        for path in map(Path, paths)
-        for kind in classes
+    """The saved generators `<path>-<class>`: (name of the set, class, folder)."""
+    from kerasgan.store import models_called
+
+    found = [
+        (Path(path).stem, kind, x) for path in paths for kind, x in models_called(path).items()
     ]
-    return [place for place in places if (place[2] / "card.json").is_file()]
+    return [place for place in found if place[1] in classes]
 
 
 def _pretrained(name, arguments):

@@ -1,5 +1,6 @@
 """Saved models: a folder with a `.keras` file, `card.json` and, of a generator, `samples.png`."""
 
+import glob
 import io
 import json
 import os
@@ -380,6 +381,13 @@ def read_card(folder):
     if not isinstance(data, dict) or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"{path} is no model card: it needs role, name, data and classes")
     return card
+
+
+def models_called(path):
+    """Returns the saved models `<path>-<class>`, as of `saved_models/best`: class to folder."""
+    path = Path(path)
+    cards = sorted(path.parent.glob(f"{glob.escape(path.name)}-*/card.json"))
+    return {card.parent.name[len(path.name) + 1 :]: card.parent for card in cards}
 
 
 def list_models(folder="saved_models"):

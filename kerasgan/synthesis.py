@@ -1,6 +1,5 @@
 """Stored sets of images made from films: classic augmentation, and samples of generators."""
 
-import glob
 from pathlib import Path
 
 import numpy as np
@@ -101,11 +100,10 @@ def load_samples(path, classes, count=1000):
     """
     from kerasgan.gan import draw
     from kerasgan.sources import load_films
-    from kerasgan.store import load_model
+    from kerasgan.store import load_model, models_called
 
     path = Path(path)
-    cards = path.parent.glob(f"{glob.escape(path.name)}-*/card.json")
-    models = {card.parent.name[len(path.name) + 1 :]: card.parent for card in cards}
+    models = models_called(path)
     if models.keys() >= set(classes):
         sets = {name: draw(load_model(models[name]), count, seed=1) for name in classes}
     elif path.suffix == ".npz":
