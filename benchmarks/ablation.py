@@ -27,7 +27,7 @@ VARIANTS = {
     "and flips": {"policy": ("translation", "cutout", "flip")},
     "and rotations": {"policy": ("translation", "cutout", "rotation")},
     "translation alone": {"policy": ("translation",)},
-    "a GAN a class": {"apart": True},  # of as many steps in all
+    "a GAN a class": {"apart": True},  # of a class's share of the steps
     "spectral norm": {"norm": "spectral"},
     "hinge": {"loss": "hinge"},
     "lazy R1": {"r1": 1.0, "penalty_every": 8},

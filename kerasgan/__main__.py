@@ -437,42 +437,55 @@ def _train_reference(train, arguments):
 
 def _keep_off(arguments):
     """Saved generators, changed where they draw near copies, with cards that say so."""
+    from kerasgan.runs import absolute
     from kerasgan.sources import load_films
     from kerasgan.store import load_model, models_called, read_card
 
-    path = Path(arguments.models)
+    path, out = absolute(arguments.models), Path(arguments.folder)
     one = (path / "card.json").is_file()
     places = [path] if one else [*models_called(path).values()]
     if not places:
         raise ValueError(f"no saved generator in {path}, nor any {path.name}-CLASS beside it")
+    if out == places[0].parent:
+        raise ValueError(f"{out} holds the generators as they are: give another folder")
     models = {place: (load_model(place), read_card(place)) for place in places}
     films = load_films(arguments.data, size=models[places[0]][0].output_shape[1])
-    for _, card in models.values():
-        if text := _of_other_films(card, films):
-            raise ValueError(f"{text}. Give the films it was trained on")
-    for place, (generator, card) in models.items():
-        print(
-            _kept_off(generator, card, films, Path(arguments.folder) / place.name, arguments.seed)
-        )
+    sides = [_trained_on(card, films) for _, card in models.values()]  # refuses other films
+    for (place, (generator, card)), side in zip(models.items(), sides, strict=True):
+        print(_kept_off(generator, card, side, out / place.name, arguments.seed))
 
 
-def _kept_off(generator, card, films, place, seed):
+def _trained_on(card, films):
+    """The films of the split `train`, of all classes, that a saved generator was trained on."""
+    from kerasgan.store import shared_patients
+
+    for side in (films.train_test()[0], films.split("train")):
+        seen = side.only(*card.get("trained_with", card["classes"]))
+        known = len(shared_patients(card, seen)) == len(card["data"].get("patients", []))
+        if known and seen.only(*card["classes"]).hash == card["data"].get("hash"):
+            return seen
+    told = _of_other_films(card, films) or f"{card['name']} was trained on more films"
+    raise ValueError(f"{told}. Give the films it was trained on, of all its classes")
+
+
+def _kept_off(generator, card, seen, place, seed):
     """Saves one generator kept off its films; a sentence of what that changed."""
     import numpy as np
 
     from kerasgan.gan import draw
     from kerasgan.quality import memorization
-    from kerasgan.store import load_model, save_generator
+    from kerasgan.store import load_model, read_card, save_generator
     from kerasgan.training import HELD, keep_off
 
-    train, _ = films.train_test()
-    own = train.only(*card["classes"])
-    tuned = keep_off(generator, own, seed=seed)
     told = ("kind", "epochs", "seed", "judged_by", *HELD)
     facts = {name: card[name] for name in told if name in card}
-    command = f"python -m kerasgan keep-off MODELS {films.name} FOLDER --seed {seed}"
+    command = f"python -m kerasgan keep-off MODELS {seen.name} FOLDER --seed {seed}"
     facts["command"] = f"{card.get('command', 'unknown')}; {command}"
-    others = train if "trained_with" in card else None
+    if (place / "card.json").is_file() and read_card(place).get("command") == facts["command"]:
+        return f"{place}: kept off before"
+    own = seen.only(*card["classes"])
+    tuned = keep_off(generator, own, seed=seed)
+    others = seen if "trained_with" in card else None
     save_generator(tuned, place, own, others, card.get("weights"), **facts)
     drawn = [draw(model, 1_000, seed=1) for model in (generator, load_model(place))]
     near = [memorization(x, own.images, patients=own.patients)["flagged"].sum() for x in drawn]

@@ -349,6 +349,15 @@ def workers_logs(logs):
     return logs
 
 
+def trainable(generator):
+    """A `GAN`'s averaged generator, with its trained layers marked as such; a model as it is."""
+    if not hasattr(generator, "averaged"):
+        return generator
+    model = copied(generator.generator)
+    model.set_weights(generator.averaged.get_weights())
+    return model
+
+
 def draw(generator, count, labels=None, seed=0, batch_size=256, truncation=1.0):
     """Draws images from a generator model, saved or in training.
 

@@ -258,7 +258,7 @@ class CopyPenalty:
             for turned in (small, small[:, :, ::-1])
             for i, j in np.ndindex(2 * self.SHIFTS + 1, 2 * self.SHIFTS + 1)
         ]
-        self.views, self.bound = tf.concat(views, 0), bound**2
+        self.views, self.bound = tf.concat(views, 0), bound
 
     def __call__(self, images):
         """Returns the penalty on a batch of generated images.
@@ -274,7 +274,7 @@ class CopyPenalty:
         cosines = tf.matmul(tf.stop_gradient(middle), self.views, transpose_b=True)
         nearest = tf.gather(self.views, tf.argmax(cosines, 1))
         square = 2 - 2 * tf.reduce_sum(middle * nearest, 1)  # of unit vectors
-        return tf.reduce_mean(tf.nn.relu(1 - square / self.bound))
+        return tf.reduce_mean(tf.nn.relu(1 - square / self.bound**2))
 
     @classmethod
     def _shrunk(cls, images):

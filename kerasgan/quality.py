@@ -422,7 +422,7 @@ def check_enough(films):
 
 
 def check_patients(films):
-    """Raises `ValueError` if a class's films are of fewer than 3 patients, too few to screen by."""
+    """Raises `ValueError` if films of a class are of fewer than 3 patients, too few to screen."""
     if len(set(films.patients)) < 3:
         raise ValueError(
             f"films of at least 3 patients tell how near is too near. Received: {len(films)} "

@@ -56,13 +56,9 @@ def save_generator(generator, folder, trained_on, trained_with=None, precision=N
         OSError: If the folder cannot be written; nothing half-written is left.
         ValueError: If a model to be rounded is frozen, or the precision is another.
     """
-    from kerasgan.gan import draw
-    from kerasgan.networks import copied
+    from kerasgan.gan import draw, trainable
 
-    if hasattr(generator, "averaged"):
-        average = generator.averaged.get_weights()
-        generator = copied(generator.generator)  # whose trained layers are marked as such
-        generator.set_weights(average)
+    generator = trainable(generator)
     if precision:
         generator, facts = _rounded(generator, precision), {"weights": precision, **facts}
     latent, conditional = generator.inputs[0].shape[-1], len(generator.inputs) > 1

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from kerasgan.augment import AdaptiveAugment, DiffAugment
 from kerasgan.callbacks import Checkpoint, SampleGrid, StopOnNaN, is_chief
-from kerasgan.gan import GAN, images_of
+from kerasgan.gan import GAN, images_of, trainable
 from kerasgan.losses import CopyPenalty
 from kerasgan.networks import (
     build_discriminator,
@@ -164,6 +164,7 @@ def fit_gan(gan, films, epochs, folder, batch_size=32, every=10, grids=8):
     if is_chief(gan):  # of several workers that share the folder, one writes
         facts = {"films": films.hash, "seed": gan.seed, "batch_size": batch_size}
         held, recipe = {name: getattr(gan, name) for name in HELD}, _recipe(gan)
+        held["copies"] = 0.0  # a penalty that there was; a training with it is not gone on with
         begin(folder, {}, {**dict.fromkeys(held, 0.0), **recipe}, **facts, **held, **recipe)
     checkpoint, stop = Checkpoint(folder / "checkpoint", every), StopOnNaN()
     first = checkpoint.restore(gan)
@@ -248,12 +249,13 @@ def keep_off(generator, films, rounds=2, steps=200, draws=12_000, seed=0):
     change, weight 5).
 
     Args:
-        generator: Unconditional generator, latent (n, k) -> float32 (n, h, w, 1) in [-1, 1].
-        films: The training `Films` of what it draws.
+        generator: Unconditional `GAN` or generator, latent (n, k) -> float32 (n, h, w, 1) in
+            [-1, 1].
+        films: The training `Films` of the one class that it draws.
         rounds: Number of rounds, fewer where no sample comes near a film any more.
         steps: Steps of Adam a round, whose rate falls from 1e-3.
-        draws: Latents looked at a round, others than `draw` begins with; copies rarer than one in
-            so many stay.
+        draws: Latents looked at a round; `draw` of the same seed draws others. Near copies rarer
+            than one in so many are not found, and some that are found may stay near.
         seed: Integer seed of all draws.
 
     Returns:
@@ -269,17 +271,20 @@ def keep_off(generator, films, rounds=2, steps=200, draws=12_000, seed=0):
     from kerasgan.quality import check_patients, memorization
 
     check_patients(films)
+    generator = trainable(generator)
     if len(generator.inputs) > 1:
         raise ValueError(f"{generator.name} draws several classes: give the generator of one")
     tuned = copied(generator)
     if not tuned.trainable_variables:
-        raise ValueError(f"{generator.name} has no trainable layer: is it frozen?")
+        raise ValueError(
+            f"{generator.name} is frozen: give the GAN, a saved generator, or one of fit_best"
+        )
     random, shape = np.random.default_rng([seed, 1]), (draws, generator.inputs[0].shape[-1])
     for number in range(1, rounds + 1):
         latents = random.standard_normal(shape, np.float32)
         found = memorization(images_of(tuned, latents), films.images, patients=films.patients)
         bound = 1.12 * found["limit"][0]
-        near = found[found["distance"] < bound]
+        near = found[found["distance"] < bound].nsmallest(1_000, "distance")
         if near.empty:
             break
         odds = 1 - (near["distance"].to_numpy(float) / bound) ** 2

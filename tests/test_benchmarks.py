@@ -60,12 +60,21 @@ def test_the_chart_is_measured_and_resumes(script, tmp_path, capsys):
 def test_an_ablation_keeps_what_it_measured_also_before_a_weight_was_known(tmp_path):
     save_films(simulate_films(30, size=16), tmp_path / "films")
     build_resnet(16, width=2).save(tmp_path / "encoder.keras")
-    words = [sys.executable, PATH.with_name("ablation.py"), tmp_path / "films", "hinge"]
-    words += ["--encoder", tmp_path / "encoder.keras", "--size", "16", "--steps", "1"]
+    words = [
+        sys.executable,
+        PATH.with_name("ablation.py"),
+        tmp_path / "films",
+        "hinge",
+        "a GAN a class",
+    ]
+    words += ["--encoder", tmp_path / "encoder.keras", "--size", "16", "--steps", "4"]
     words = [*map(str, words), "--out", str(tmp_path / "table.csv")]
     subprocess.run(words, check=True, capture_output=True)
     table = pd.read_csv(tmp_path / "table.csv")
-    assert table["variant"].tolist() == ["hinge"] and table["kid_held_out"].notna().all()
+    assert (
+        table["variant"].tolist() == ["hinge", "a GAN a class"]
+        and table["kid_held_out"].notna().all()
+    )
     table.drop(columns="hog").to_csv(tmp_path / "table.csv", index=False)
     subprocess.run(words, check=True, capture_output=True)
     assert list(pd.read_csv(tmp_path / "table.csv")) == [n for n in table if n != "hog"]

@@ -234,6 +234,7 @@ def test_train_saves_a_generator_per_class_without_the_test_patients(tmp_path, c
     scores = store.read_card(folder / "best-normal")["scores"]
     assert scores["coverage"]["encoder"].endswith("(encoder.keras)")
     assert {"detectability", "memorized", "tstr", "membership"} <= set(scores)
+    save_films(own.only("normal"), tmp_path / "normal")
     words = ["keep-off", str(folder / "best"), words[1], str(tmp_path / "kept")]
     assert main(words) == 0
     told = capsys.readouterr().out
@@ -243,6 +244,7 @@ def test_train_saves_a_generator_per_class_without_the_test_patients(tmp_path, c
     assert {k: was[k] for k in was.keys() - changed} == {k: now[k] for k in now.keys() - changed}
     assert now["command"].startswith(f"{was['command']}; ") and "scores" not in now
     for model, data, reason in (
+        (str(folder / "best-normal"), str(tmp_path / "normal"), "classes are"),
         (str(folder / "best-covid"), str(tmp_path / "few"), "was trained on other films"),
         (str(folder / "none"), words[2], "no saved generator"),
     ):

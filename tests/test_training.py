@@ -1,4 +1,5 @@
 import json
+import re
 
 import keras
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from kerasgan import films as films_module
+from kerasgan.__main__ import main
 from kerasgan.augment import AdaptiveAugment, DiffAugment
 from kerasgan.films import save_films, to_float
 from kerasgan.gan import draw
@@ -14,6 +16,7 @@ from kerasgan.networks import build_generator, build_resnet
 from kerasgan.phantom import simulate_films
 from kerasgan.quality import memorization
 from kerasgan.sources import load_films
+from kerasgan.store import load_model, read_card, save_generator
 from kerasgan.training import (
     best_gan,
     epochs_of,
@@ -118,7 +121,12 @@ def test_a_projected_gan_that_matches_moments_goes_on_where_it_stopped(films16, 
     settings.write_text(settings.read_text().replace('"hog": 4.0', '"older": 1'))
     with pytest.raises(ValueError, match="hog=0.0"):  # as before HOG could be matched
         fit_gan(best_gan(16, 2, encoder=encoder), films16, 4, tmp_path / "parts")
-    settings.write_text(settings.read_text().replace('"moments": 2.0', '"oldest": 1'))
+    penalised = settings.read_text().replace('"copies": 0.0', '"copies": 50.0')
+    settings.write_text(penalised)
+    with pytest.raises(ValueError, match="copies=50.0"):
+        fit_gan(best_gan(16, 2, encoder=encoder, hog=0.0), films16, 4, tmp_path / "parts")
+    old = settings.read_text().replace('"copies": 50.0', '"older": 1')
+    settings.write_text(old.replace('"moments": 2.0', '"oldest": 1'))
     with pytest.raises(ValueError, match="moments=0.0"):  # as before moments could be matched
         fit_gan(best_gan(16, 2, encoder=encoder, hog=0.0), films16, 4, tmp_path / "parts")
 
@@ -150,14 +158,36 @@ def test_a_generator_is_kept_off_its_films_and_else_stays_as_it_was():
         for drawn in images.values()
     ]
     assert shares[0] > 0.1 and shares[1] < 0.3 * shares[0]
-    assert np.abs(np.subtract(*images.values(), dtype=float)).mean() < 15
+    far = memorization(images["before"], films.images, patients=films.patients)
+    far = (far["distance"] > 1.5 * far["limit"]).to_numpy()
+    moved = np.abs(np.subtract(*images.values(), dtype=float)).mean((1, 2, 3))
+    assert far.sum() > 20 and moved[far].mean() < min(4, moved[~far].mean())
     for was, now in zip(weights, generator.get_weights(), strict=True):
         np.testing.assert_array_equal(was, now, "the generator given was changed")
     again = keep_off(generator, films, 3, 60, draws=400, seed=3)
     np.testing.assert_array_equal(draw(again, 20), images["after"][:20])
 
 
-def test_keeping_off_needs_a_copying_generator_of_one_class_and_films_of_patients():
+def test_the_command_keeps_saved_generators_off_their_films(tmp_path, capsys):
+    save_films(simulate_films(16, size=16).only("normal"), tmp_path / "films")
+    films, _ = load_films(tmp_path / "films").train_test()
+    generator = copying_generator(films)
+    save_generator(generator, tmp_path / "copy-normal", films, kind="copy")
+    words = ["keep-off", str(tmp_path / "copy"), str(tmp_path / "films"), str(tmp_path / "kept")]
+    assert main(words) == 0
+    told = capsys.readouterr().out
+    before, now = map(int, re.search(r"samples: (\d+) before, (\d+) now", told).groups())
+    assert before > 100 and now < 0.3 * before
+    card = read_card(tmp_path / "kept" / "copy-normal")
+    assert card["kind"] == "copy" and "keep-off MODELS" in card["command"]
+    kept = load_model(tmp_path / "kept" / "copy-normal")
+    assert not np.array_equal(draw(kept, 5), draw(generator, 5))
+    assert main(words) == 0 and "kept off before" in capsys.readouterr().out
+    assert main([*words[:3], str(tmp_path)]) == 1
+    assert "give another folder" in capsys.readouterr().err
+
+
+def test_keeping_off_needs_a_generator_of_one_class_and_films_of_patients():
     films = simulate_films(12, size=16, test_per_class=0).only("normal")
     plain = build_generator(16, width=2)
     same = draw(keep_off(plain, films, draws=20), 5)
@@ -168,9 +198,10 @@ def test_keeping_off_needs_a_copying_generator_of_one_class_and_films_of_patient
         keep_off(plain, films.take([0, 1]))
     with pytest.raises(ValueError, match="one size"):
         keep_off(build_generator(32, width=2), films, draws=20)
-    plain.trainable = False
+    gan = reference_gan(16, 2)
+    keep_off(gan, films, draws=20)
     with pytest.raises(ValueError, match="frozen"):
-        keep_off(plain, films)
+        keep_off(gan.averaged, films)
 
 
 def test_steps_are_rounded_up_to_whole_epochs(films16):
