@@ -279,9 +279,9 @@ def keep_off(generator, films, rounds=2, steps=200, draws=12_000, seed=0):
         raise ValueError(
             f"{generator.name} is frozen: give the GAN, a saved generator, or one of fit_best"
         )
-    random, shape = np.random.default_rng([seed, 1]), (draws, generator.inputs[0].shape[-1])
+    rng, shape = np.random.default_rng([seed, 1]), (draws, generator.inputs[0].shape[-1])
     for number in range(1, rounds + 1):
-        latents = random.standard_normal(shape, np.float32)
+        latents = rng.standard_normal(shape, np.float32)
         found = memorization(images_of(tuned, latents), films.images, patients=films.patients)
         bound = 1.12 * found["limit"][0]
         near = found[found["distance"] < bound].nsmallest(1_000, "distance")
@@ -292,8 +292,8 @@ def keep_off(generator, films, rounds=2, steps=200, draws=12_000, seed=0):
         step = _step_off(generator, tuned, penalty, steps)
         title = f"{' + '.join(films.classes)}, round {number} of {rounds}"
         for _ in tqdm(range(steps), desc=title, unit="step"):
-            often = latents[random.choice(near.index, 16, p=odds / odds.sum())]
-            step(np.concatenate([often, random.standard_normal((48, shape[1]), np.float32)]))
+            often = latents[rng.choice(near.index, 16, p=odds / odds.sum())]
+            step(np.concatenate([often, rng.standard_normal((48, shape[1]), np.float32)]))
     return tuned
 
 
