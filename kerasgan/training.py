@@ -284,7 +284,7 @@ def keep_off(generator, films, rounds=2, steps=200, draws=12_000, seed=0):
         latents = rng.standard_normal(shape, np.float32)
         found = memorization(images_of(tuned, latents), films.images, patients=films.patients)
         bound = 1.12 * found["limit"][0]
-        near = found[found["distance"] < bound].nsmallest(1_000, "distance")
+        near = found[found["distance"] < bound].nsmallest(1_000, "distance").sort_index()
         if near.empty:
             break
         odds = 1 - (near["distance"].to_numpy(float) / bound) ** 2
