@@ -55,7 +55,7 @@ def _expand(arguments):
     """Makes folders absolute: a shell leaves the ~ of `--folder=~/films` as it is."""
     from kerasgan.runs import absolute
 
-    for name in {"folder", "out"} & vars(arguments).keys():
+    for name in {"folder", "models", "out"} & vars(arguments).keys():
         if (value := getattr(arguments, name)) is not None:
             setattr(arguments, name, str(absolute(value)))
 
@@ -437,11 +437,10 @@ def _train_reference(train, arguments):
 
 def _keep_off(arguments):
     """Saved generators, changed where they draw near copies, with cards that say so."""
-    from kerasgan.runs import absolute
     from kerasgan.sources import load_films
     from kerasgan.store import load_model, models_called, read_card
 
-    path, out = absolute(arguments.models), Path(arguments.folder)
+    path, out = Path(arguments.models), Path(arguments.folder)
     one = (path / "card.json").is_file()
     places = [path] if one else [*models_called(path).values()]
     if not places:
@@ -459,7 +458,7 @@ def _trained_on(card, films):
     """The films of the split `train`, of all classes, that a saved generator was trained on."""
     from kerasgan.store import shared_patients
 
-    for side in (films.train_test()[0], films.split("train")):
+    for side in _training_sides(films):
         seen = side.only(*card.get("trained_with", card["classes"]))
         known = len(shared_patients(card, seen)) == len(card["data"].get("patients", []))
         if known and seen.only(*card["classes"]).hash == card["data"].get("hash"):
@@ -568,13 +567,18 @@ def _of_other_films(card, films):
     """A sentence where films are not those that the generator was trained on, else nothing."""
     classes = card.get("classes") or films.classes
     films = films.only(*(name for name in classes if name in films.classes))
-    own, (rest, _) = films.split("train"), films.train_test()
+    rest, own = _training_sides(films)
     if card["data"].get("hash") in (own.hash, rest.hash):
         return ""
     return (
         f"{card['name']} was trained on other films ({card['data'].get('films')} of "
         f"{card['data'].get('name')}) than {films.name}'s {len(own)}: copies of those may pass"
     )
+
+
+def _training_sides(films):
+    """What a model of these films is trained on: all but the test films' patients, or `train`."""
+    return films.train_test()[0], films.split("train")
 
 
 def _quality(arguments):

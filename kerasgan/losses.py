@@ -246,6 +246,11 @@ class CopyPenalty:
         films: uint8 (n, h, w, 1), n at least 1, h and w at least 8. Larger than 64 pixels, they are
             shrunk by a whole number. 50 views of each are kept, of 14 kB at most.
         bound: Distance from which on an image costs nothing, above 0.
+
+    Reference:
+        Bai et al. (2022), "Reducing training sample memorization in GANs by training with
+        memorization rejection", arXiv 2210.12231, where such samples are left out of the
+        generator's batch.
     """
 
     SIDE, SHIFTS = 64, 2
