@@ -105,6 +105,7 @@ FURTHER_ARMS = (
     Mix("real + held samples", "synthetic", synthetic=1, gan="held"),
     _synthetic("per-class GANs", gan="per class"),
     _synthetic("synthetic, annealed", schedule="annealed"),
+    _synthetic("held samples, annealed", gan="held", schedule="annealed"),
 )
 PROBES = (
     Mix("no lungs", "baseline", classic=True, view="no_lungs"),
