@@ -10,6 +10,11 @@ from scipy import sparse
 MAX_PIXELS = 100_000_000
 FITS = ("squash", "pad")
 _BLOCKS = 4  # of an image that is shrunk in steps, a pixel is at least so many blocks wide
+_REDUCED = {
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+}
 cv2.utils.logging.setLogLevel(0)  # damaged files are named by an error, not by OpenCV on stderr
 
 
@@ -37,8 +42,8 @@ def read_film(path):
 def read_square(path, size, fit="squash"):
     """Reads an image file as a square of one size, much faster than `read_film` and `squared`.
 
-    Of a large JPEG only the means of blocks of 8 x 8 pixels are decoded, which its coefficients
-    hold.
+    Of a large JPEG only blocks of 8 x 8, 4 x 4 or 2 x 2 pixels are decoded, of which its first
+    coefficients hold the means, or nearly.
 
     Args:
         path: As in `read_film`.
@@ -99,13 +104,16 @@ def _halved(image):
 
 def _area_weights(length, blocks, before, span, size):
     """Shares (size, blocks) of blocks in cells; of `span` pixels in all, `before` are black."""
-    block = 2.0 ** np.rint(np.log2(length / blocks))
-    edges = np.minimum(np.arange(blocks + 1) * block, length)
-    cells = np.linspace(0, span, size + 1) - before
-    shared = np.minimum(edges[None, 1:], cells[1:, None])
-    shared = np.maximum(shared - np.maximum(edges[None, :-1], cells[:-1, None]), 0)
-    # Sparse: each block touches two cells at most. A dense product would also wake BLAS' threads.
-    return sparse.csr_array((shared / (span / size)).astype(np.float32))
+    block, cell = 2.0 ** np.rint(np.log2(length / blocks)), span / size
+    edges = np.minimum(np.arange(blocks + 1) * block, length) + before
+    # Each block lies in one cell, or in one and the next.
+    first = np.minimum(edges[:-1] // cell, size - 1).astype(int)
+    until = np.minimum((first + 1) * cell, edges[1:])
+    cells = np.concatenate([first, np.minimum(first + 1, size - 1)])
+    shares = np.concatenate([until - edges[:-1], edges[1:] - until]) / cell
+    places = cells, np.tile(np.arange(blocks), 2)
+    # Sparse: a dense product would wake BLAS' threads.
+    return sparse.csr_array((shares.astype(np.float32), places), shape=(size, blocks))
 
 
 def read_with_remark(path):
@@ -129,10 +137,11 @@ def _read(path, size=None):
     if mode == "CMYK" or frames > 1:
         remark = "CMYK, converted to grey" if mode == "CMYK" else f"first of {frames} frames"
         return _read_pillow(path), remark, (height, width)
-    how = cv2.IMREAD_UNCHANGED
-    if kind == "JPEG" and size and min(height, width) >= 8 * _BLOCKS * size:
+    how, blocks = cv2.IMREAD_UNCHANGED, min(height, width) // (size * _BLOCKS) if size else 0
+    if kind == "JPEG" and blocks >= 2:
         # A turned camera's note is passed over, as by IMREAD_UNCHANGED.
-        how = cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_IGNORE_ORIENTATION
+        largest = next(side for side in _REDUCED if side <= blocks)
+        how = _REDUCED[largest] | cv2.IMREAD_IGNORE_ORIENTATION
     image = cv2.imdecode(np.fromfile(path, np.uint8), how)
     image = _read_pillow(path) if image is None else _to_grey(image)
     return image, "", (height, width)
