@@ -102,7 +102,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data")
     parser.add_argument("variants", nargs="*", metavar="VARIANT", help=", ".join(VARIANTS))
-    parser.add_argument("--encoder", help=".keras file; the best that can be had by default")
+    parser.add_argument(
+        "--encoder", nargs="+", help=".keras file, or several; the best to be had by default"
+    )
     parser.add_argument("--features", help="another .keras encoder, for variants called projected")
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--steps", type=int, default=1500, help="of 32 films each")
@@ -116,11 +118,11 @@ def main():
         parser.error(f"variants are {list(VARIANTS)}. Received: {sorted(unknown)}")
     if any(map(projected, given.variants)) and not given.features:
         parser.error("variants called projected need --features, not the encoder that measures")
-    encoder = quality.Encoder.keras(given.encoder) if given.encoder else quality.best_encoder()
+    encoders = [*map(quality.Encoder.keras, given.encoder or ())] or [quality.best_encoder()]
     films = kg.load_films(given.data, size=given.size)
     seen, held_out = next(films.train_test()[0].folds(5, seed=given.seed))
     facts = {"size": given.size, "steps": given.steps, "seed": given.seed, "n": len(seen)}
-    facts |= {"framing": not given.no_framing, "encoder": encoder.name}
+    facts |= {"framing": not given.no_framing, "encoder": ""}
     facts |= {**dict.fromkeys(HELD, 0.0), "judge": "pixels"}
     table = pd.DataFrame(columns=["variant", *facts])
     if given.out.is_file():
@@ -130,23 +132,26 @@ def main():
         facts |= {weight: getattr(given, weight) * projected(name) for weight in HELD}
         judge = load_safely(given.features, "encoder") if projected(name) else None
         facts["judge"] = judge.name if judge else "pixels"
+        known = {key: value for key, value in facts.items() if key != "encoder"}
         same = (table["variant"] == name) & np.all(
-            [table[key] == value for key, value in facts.items()], axis=0
+            [table[key] == value for key, value in known.items()], axis=0
         )
-        if same.any():
+        left = [x for x in encoders if x.name not in set(table.loc[same, "encoder"])]
+        if not left:
             continue
         started = time.monotonic()
         recipe = {key: facts[key] for key in ("framing", *HELD)} | VARIANTS[name]
         if judge:
             recipe["encoder"] = judge
         samples = train(seen, given.steps, given.seed, **recipe)
-        scores = measure(samples, seen, held_out, encoder)
-        row = {"variant": name, **facts, **scores.round(4)}
-        row["seconds"] = round(time.monotonic() - started)
-        table = pd.DataFrame([*table.to_dict("records"), row])
+        for encoder in left:
+            scores = measure(samples, seen, held_out, encoder)
+            row = {"variant": name, **facts, "encoder": encoder.name, **scores.round(4)}
+            row["seconds"] = round(time.monotonic() - started)
+            table = pd.DataFrame([*table.to_dict("records"), row])
+            print(pd.Series(row).to_string(), "\n", flush=True)
         given.out.parent.mkdir(parents=True, exist_ok=True)
         table.to_csv(given.out, index=False)
-        print(pd.Series(row).to_string(), "\n", flush=True)
 
 
 if __name__ == "__main__":
