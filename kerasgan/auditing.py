@@ -55,6 +55,7 @@ def audit(films):
     found = [
         *_shared_patients(films),
         *_unknown_patients(films),
+        *_patients_of_several_classes(films),
         *_duplicates(films),
         *_confounds(films, ring),
         *_unread(films.skipped, unread),
@@ -121,6 +122,18 @@ def _unknown_patients(films):
             f"the patients of {unknown} films are not known, so each counts as a patient: films of "
             "one person may be on both sides of the split; say who is who in an index.csv with "
             "the column patient, or by a pattern of the file names (--patients)",
+        )
+
+
+def _patients_of_several_classes(films):
+    named = films.index[films.index["patient"] != ""].groupby("patient")["class"].unique()
+    several = named[named.map(len) > 1]
+    if len(several):
+        yield (
+            "warning",
+            f"{len(several)} patients have films of several classes (such as {several.index[0]}: "
+            f"{', '.join(several.iloc[0])}): is each one person, or are different people named "
+            "alike?",
         )
 
 

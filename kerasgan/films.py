@@ -13,11 +13,12 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from kerasgan.reading import read_square
+from kerasgan.reading import SUFFIXES, read_square
 from kerasgan.runs import absolute, read_json, read_table, write_bytes, write_text
 
 CLASSES = ("covid", "normal", "pneumonia_bac", "pneumonia_vir")
 COLUMNS = ("path", "filename", "class", "split", "patient")
+TABLES = ("index.csv", "manifest.csv")  # either names the films of a folder
 MEMORY = 2**28  # bytes of pixels; films beyond are read from their files batch by batch
 
 
@@ -530,8 +531,7 @@ def save_films(films, folder):
         The stored `Films`.
 
     Raises:
-        ValueError: If the folder holds another set, prepared films, or a file of its own that would
-            be overwritten.
+        ValueError: If the folder holds another set, prepared films, or films of its own.
         OSError: If the folder cannot be written; no file is left half-written.
     """
     folder = absolute(folder)
@@ -559,6 +559,17 @@ def save_films(films, folder):
     return stored
 
 
+def refuse_foreign(folder):
+    """Raises `ValueError` if a folder holds films, or a table of films, of the user's own."""
+    if any((folder / name).is_file() for name in ("about.json", UNFINISHED)):
+        return  # a stored set, or one that is being filled
+    tables = (folder / name for name in TABLES)
+    near = (path for depth in ("*/*", "*/*/*") for path in folder.glob(depth))
+    images = (path for path in near if path.suffix.lower() in SUFFIXES)
+    if found := next((path for path in itertools.chain(tables, images) if path.is_file()), None):
+        raise ValueError(f"{folder} holds {found.relative_to(folder)}: choose another folder")
+
+
 def mark_unfinished(folder, before=()):
     """Has the folder refused as a source until its set is whole and the mark is taken away.
 
@@ -573,6 +584,7 @@ def mark_unfinished(folder, before=()):
 def _stored_before(films, folder):
     """The files of the set of this name stored in the folder, None if none; refuses any other."""
     path, remedy = folder / "about.json", f"choose another folder, or delete {folder}"
+    refuse_foreign(folder)
     if not path.is_file():
         return None
     about = read_json(path, remedy)

@@ -6,18 +6,22 @@ from dataclasses import replace
 from functools import partial
 
 import cv2
+import numpy as np
 from tqdm import tqdm
 
 from kerasgan.films import (
     UNFINISHED,
     check_size,
+    inner_path,
     mark_unfinished,
+    refuse_foreign,
     stored_paths,
     write_about,
     write_index,
 )
-from kerasgan.reading import FITS, image_size, read_square, squared
+from kerasgan.reading import FITS, image_size, read_film, read_square, squared
 from kerasgan.runs import absolute, read_json, short_hash, write_bytes
+from kerasgan.sources import refuse_inside
 
 
 def prepare(films, folder, size=64, fit="squash", workers=None):
@@ -25,7 +29,7 @@ def prepare(films, folder, size=64, fit="squash", workers=None):
 
     Files that cannot be read are passed over and named in `skipped`; those that had to be converted
     (CMYK, the first frame of several) are named as they are. Files already prepared are kept, so a
-    call that was stopped goes on where it was.
+    call that was stopped goes on where it was. Prepared films that are not of these are taken away.
 
     Args:
         films: The raw `Films`.
@@ -51,7 +55,7 @@ def prepare(films, folder, size=64, fit="squash", workers=None):
         raise ValueError(f"fit must be one of {FITS}. Received: fit={fit!r}")
     folder = absolute(folder)
     paths = stored_paths(films, folder)
-    sources = _begin(films, folder, paths, size, fit)
+    sources, replaced, doubtful = _begin(films, folder, paths, size, fit)
     for parent in {path.parent for path in paths}:
         parent.mkdir(parents=True, exist_ok=True)
     in_memory = films.images if (films.index["path"] == "").any() else None
@@ -59,11 +63,14 @@ def prepare(films, folder, size=64, fit="squash", workers=None):
     pool = ThreadPoolExecutor(workers or os.cpu_count())
     try:
         pixels = [None] * len(paths) if in_memory is None else in_memory[..., 0]
-        done = pool.map(partial(_prepare_one, size, fit), films.index["path"], paths, pixels)
+        prepare_one = partial(_prepare_one, size, fit, doubtful)
+        done = pool.map(prepare_one, films.index["path"], paths, pixels)
         remarks = list(tqdm(done, total=len(paths), desc="preparing films", unit="film"))
     finally:
         pool.shutdown(cancel_futures=True)
     prepared = _collected(films, folder, paths, remarks, size, fit=fit, sources=sources)
+    for path in replaced - set(paths):
+        path.unlink(missing_ok=True)
     (folder / UNFINISHED).unlink(missing_ok=True)
     return prepared
 
@@ -71,11 +78,14 @@ def prepare(films, folder, size=64, fit="squash", workers=None):
 def _begin(films, folder, paths, size, fit):
     """Refuses to prepare films in place or over others; notes first of all what is prepared.
 
-    Returns a dict from each prepared file to a mark of its raw film.
+    Returns a dict from each prepared file to a mark of its raw film; the files prepared before; and
+    those of them whose raw film was written since.
     """
     if any(path and folder in absolute(path).parents for path in films.index["path"]):
         raise ValueError(f"{folder} holds the raw films themselves; choose another folder")
-    known = {}
+    refuse_inside(folder, films)
+    refuse_foreign(folder)
+    known, before = {}, []
     if (folder / "about.json").is_file():
         about = read_json(folder / "about.json", "choose another folder")
         if (there := (about.get("size"), about.get("fit", fit))) != (size, fit):
@@ -84,28 +94,33 @@ def _begin(films, folder, paths, size, fit):
                 f"folder. Received: size={size}, fit={fit!r}"
             )
         known = about.get("sources") if isinstance(about.get("sources"), dict) else {}
+    if (folder / UNFINISHED).is_file():
+        before = read_json(folder / UNFINISHED, "choose another folder").get("files", [])
     names = [path.relative_to(folder).as_posix() for path in paths]
     marks = dict(zip(names, _marks(films), strict=True))
-    for name in marks.keys() & known.keys():
-        if marks[name] != known[name] and (folder / name).is_file():
-            raise ValueError(
-                f"{folder / name} was prepared from another film of this name: choose another "
-                "folder, or delete it"
-            )
-    if known != marks:
-        mark_unfinished(folder)
-        write_about(replace(films, size=size, _pixels={}), folder, fit=fit, sources=marks)
-    return marks
+    other = [name for name in marks if name in known and _changed(marks[name], known[name])]
+    other = {name: folder / name for name in other if (folder / name).is_file()}
+    replaced = {folder / inner_path(str(name)) for name in (*known, *before)}
+    noted = marks | {name: known[name] for name in other}  # until they have been looked at
+    if known != noted:
+        mark_unfinished(folder, replaced)
+        write_about(replace(films, size=size, _pixels={}), folder, fit=fit, sources=noted)
+    return marks, replaced, set(other.values())
 
 
 def _marks(films):
-    """Tells raw films of one name apart: the sizes of their files, or hashes of their pixels."""
+    """Tells raw films of one name apart: sizes and times of files, or hashes of their pixels."""
     if (films.index["path"] == "").any():
         return [short_hash(image.tobytes()) for image in films.images]
-    return [os.path.getsize(path) for path in films.index["path"]]
+    facts = map(os.stat, films.index["path"])
+    return [[fact.st_size, fact.st_mtime_ns] for fact in facts]
 
 
-def _prepare_one(size, fit, source, target, pixels):
+def _changed(mark, known):
+    return mark[0] != known if isinstance(known, int) else mark != known  # older ones: the size
+
+
+def _prepare_one(size, fit, doubtful, source, target, pixels):
     """Prepares one film; returns (is there, remark)."""
     if target.exists():
         try:
@@ -117,6 +132,11 @@ def _prepare_one(size, fit, source, target, pixels):
                 f"{target} is damaged, or no film of {size} x {size} pixels: delete it, or choose "
                 "another folder"
             )
+        if target in doubtful and not (pixels is None and _made_of(target, size, fit, source)):
+            raise ValueError(
+                f"{target} was prepared from another film of this name: choose another folder, or "
+                "delete it"
+            )
         return True, ""
     try:
         if pixels is None:
@@ -127,6 +147,15 @@ def _prepare_one(size, fit, source, target, pixels):
         return False, str(error)
     write_bytes(target, cv2.imencode(".png", image)[1].tobytes())
     return True, remark
+
+
+def _made_of(target, size, fit, source):
+    """Whether a prepared film is what its raw one gives today, but for a decoder's rounding."""
+    try:
+        image = read_square(source, size, fit)[0].astype(float)
+    except (ValueError, OSError):
+        return False
+    return np.abs(image - read_film(target)).mean() < 1
 
 
 def _collected(films, folder, paths, remarks, size, **facts):

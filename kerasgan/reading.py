@@ -8,6 +8,7 @@ import numpy as np
 from scipy import sparse
 
 MAX_PIXELS = 100_000_000
+SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".gif")
 FITS = ("squash", "pad")
 _BLOCKS = 4  # of an image that is shrunk in steps, a pixel is at least so many blocks wide
 _REDUCED = {

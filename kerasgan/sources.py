@@ -9,8 +9,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from kerasgan.films import COLUMNS, UNFINISHED, Films, check_distinct, check_size, inner_path
-from kerasgan.reading import image_size, is_dicom
+from kerasgan.films import (
+    COLUMNS,
+    TABLES,
+    UNFINISHED,
+    Films,
+    check_distinct,
+    check_size,
+    inner_path,
+)
+from kerasgan.reading import SUFFIXES, image_size, is_dicom
 from kerasgan.runs import absolute, read_json, write_text
 
 _GITHUB = "https://raw.githubusercontent.com"
@@ -21,8 +29,6 @@ COLLECTIONS = {
     "603146502003a928360980c4b61bb27eed59fb5d/dataset_4_classes",
 }
 DEFAULT = "covid-xray-64"
-SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".gif")
-_TABLES = ("index.csv", "manifest.csv")
 _SPLITS = {  # names of split folders, and the splits they are
     "train": "train",
     "training": "train",
@@ -269,7 +275,7 @@ def _files(folder):
         path
         for path in folder.rglob("*")
         if path.is_file()
-        and not (path.parent == folder and path.name in (*_TABLES, "about.json"))
+        and not (path.parent == folder and path.name in (*TABLES, "about.json"))
         and not path.name.endswith(".partial")
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
@@ -283,7 +289,7 @@ def _folder(folder, size, pattern, test_share, seed, keep):
         )
     if (folder / UNFINISHED).is_file():
         raise ValueError(f"{folder} is not whole: give the command that fills it once more")
-    table = next((folder / name for name in _TABLES if (folder / name).is_file()), None)
+    table = next((folder / name for name in TABLES if (folder / name).is_file()), None)
     if table is not None:
         index = _read_table(table)
     else:
@@ -298,6 +304,11 @@ def _folder(folder, size, pattern, test_share, seed, keep):
     undivided, nameless = (index["split"] == "").all(), (index["patient"] == "").all()
     if undivided:
         index = _with_split(_with_patients(index, pattern), test_share, seed)
+        if keep and (unknown := (index["patient"] == "").sum()):
+            print(
+                f"{folder}: the patients of {unknown} films are not known, so these are split one "
+                "by one into training and test films; `python -m kerasgan audit` says more"
+            )
     elif pattern and not nameless:
         print(f"{table.name} names patients already: the pattern {pattern!r} is not used")
     elif pattern:
@@ -315,6 +326,25 @@ def _folder(folder, size, pattern, test_share, seed, keep):
     if keep and (undivided or pattern and nameless):
         _keep(index, folder)
     return films
+
+
+def refuse_inside(folder, films):
+    """Raises `ValueError` if a folder lies in the folder that films were read from.
+
+    `load_films` would take it, and what is in it, for one of the classes.
+    """
+    folder, roots = absolute(folder), set()
+    for path, name, kind in films.index[["path", "filename", "class"]].itertuples(index=False):
+        above, home = [*Path(path).parents] if path else [], len(Path(name).parts)
+        if len(above) > home and above[home - 1].name == kind:  # the class folder
+            split = above[home].name.lower() in _SPLITS
+            roots.add(above[min(home + split, len(above) - 1)])
+    for root in map(absolute, roots):
+        if root in (folder, *folder.parents):
+            raise ValueError(
+                f"{folder} lies in {root}, the films' own folder, and would be taken for one of "
+                "their classes: choose another folder"
+            )
 
 
 def _where_they_lie(index, folder):

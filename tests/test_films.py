@@ -272,9 +272,13 @@ def test_a_stored_set_is_brought_up_to_date_and_a_foreign_film_is_not_touched(fi
     path = stored_paths(films16, tmp_path / "foreign")[3]
     path.parent.mkdir(parents=True)
     path.write_bytes(b"mine")
-    with pytest.raises(ValueError, match="is another film"):
+    with pytest.raises(ValueError, match=f"foreign holds {path.parent.parent.name}"):
         save_films(films16, tmp_path / "foreign")
     assert path.read_bytes() == b"mine"
+    path.rename(tmp_path / "foreign" / "index.csv")
+    with pytest.raises(ValueError, match="foreign holds index.csv"):
+        save_films(films16, tmp_path / "foreign")
+    assert (tmp_path / "foreign" / "index.csv").read_bytes() == b"mine"
     save_films(films16.first(1), tmp_path / "own")  # a smaller set takes its place
     path = stored_paths(films16, tmp_path / "own")[3]
     assert not path.exists()

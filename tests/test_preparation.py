@@ -1,3 +1,4 @@
+import itertools
 import os
 import stat
 from dataclasses import replace
@@ -119,6 +120,42 @@ def test_films_of_another_source_do_not_pass_for_those_prepared(raw, tmp_path):
     arrays._pixels["images"] = np.ones((6, 16, 16, 1), np.uint8)
     with pytest.raises(ValueError, match="prepared from another film"):
         prepare(arrays, tmp_path / "memory", 16)
+
+
+def test_raw_films_that_were_written_again_are_looked_at(tmp_path):
+    """Not by their sizes alone: a film without compression keeps its size whatever it shows."""
+    for kind, grey in itertools.product("ab", (10, 90)):
+        path = tmp_path / "raw" / kind / f"{grey}.bmp"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(cv2.imencode(".bmp", np.full((40, 40), grey, np.uint8))[1])
+    films = load_films(tmp_path / "raw")
+    prepare(films, tmp_path / "out", 16)
+    os.utime(path, ns=(1, 1))
+    prepare(films, tmp_path / "out", 16)  # the same film, copied again
+    path.write_bytes(path.read_bytes()[:-1600] + bytes(1600))
+    for _ in range(2):
+        with pytest.raises(ValueError, match="90.png was prepared from another film"):
+            prepare(films, tmp_path / "out", 16)
+
+
+def test_a_new_split_leaves_no_film_of_the_old_one(raw, tmp_path):
+    films, out = load_films(raw), tmp_path / "out"
+    prepare(films, out, 16)
+    other = films.index["split"].map({"train": "test", "test": "train"})
+    prepare(replace(films, index=films.index.assign(split=other)), out, 16)
+    assert len([*out.rglob("*.png")]) == len(films)
+
+
+def test_films_are_not_prepared_among_others_nor_where_they_would_be_a_class(raw, tmp_path):
+    films = load_films(raw)
+    with pytest.raises(ValueError, match="taken for one of their classes"):
+        prepare(films, raw / "prepared", 16)
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "index.csv").write_text("filename,age\n")
+    with pytest.raises(ValueError, match="own holds index.csv: choose another folder"):
+        prepare(films, own, 16)
+    assert (own / "index.csv").read_text() == "filename,age\n" and not (raw / "prepared").exists()
 
 
 def test_a_stopped_preparation_goes_on_by_its_own_fit_alone(raw, tmp_path, monkeypatch):
