@@ -36,7 +36,7 @@ def main(arguments=None):
         _expand(arguments)
         return arguments.command(arguments) or 0
     except KeyboardInterrupt:
-        print("\nStopped. The same command goes on where this one stopped.", file=sys.stderr)
+        print("\nStopped. The same command goes on from what is finished.", file=sys.stderr)
         return 130
     except (ValueError, OSError, ImportError, MemoryError, FloatingPointError) as error:
         reason = " ".join(f"{error}{_REMEDIES.get(getattr(error, 'errno', None), '')}".split())
@@ -67,7 +67,9 @@ def _parser():
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = _command(commands, "run", _run, "execute the four notebooks and write the report")
-    run.add_argument("name", nargs="?", default="reproduce", help="the run's folder in runs/")
+    run.add_argument(
+        "name", nargs="?", default="reproduce", help="its folder in runs/ beside the notebooks"
+    )
     run.add_argument("--profile", default="quick", help="smoke, quick (default), best or paper")
     run.add_argument("--data", default="auto", help="collection, folder, or simulated")
     run.add_argument("--seed", type=_seed, default=0)
@@ -356,7 +358,7 @@ def _audit(arguments):
 
 def _train(arguments):
     from kerasgan.runs import locked
-    from kerasgan.sources import load_films
+    from kerasgan.sources import load_films, refuse_inside
 
     for_reference = arguments.reference is not None
     best = ("steps", "encoder", "moments", "hog", "no_framing")
@@ -367,6 +369,7 @@ def _train(arguments):
         raise ValueError(f"{told}: not {'with' if for_reference else 'without'} --reference")
     arguments.steps = arguments.steps or 6_000
     films = load_films(arguments.data, size=arguments.size)
+    refuse_inside(arguments.folder, films)
     train, _ = films.train_test()
     with locked(arguments.folder):
         (_train_best if arguments.reference is None else _train_reference)(train, arguments)
@@ -445,7 +448,7 @@ def _keep_off(arguments):
     places = [path] if one else [*models_called(path).values()]
     if not places:
         raise ValueError(f"no saved generator in {path}, nor any {path.name}-CLASS beside it")
-    if out == places[0].parent:
+    if {out, *out.parents} & {places[0].parent, *places}:
         raise ValueError(f"{out} holds the generators as they are: give another folder")
     models = {place: (load_model(place), read_card(place)) for place in places}
     films = load_films(arguments.data, size=models[places[0]][0].output_shape[1])
@@ -522,7 +525,9 @@ def _synthesise(arguments):
     from kerasgan.synthesis import draw_fresh
 
     card, generator = read_card(arguments.model), load_model(arguments.model)
-    classes = card.get("classes")
+    classes, distances = card.get("classes"), Path(arguments.folder) / "distances.csv"
+    if distances.is_file() and not distances.with_name("about.json").is_file():
+        raise ValueError(f"{distances} is of no samples drawn here: choose another folder")
     if not classes:
         raise ValueError(f"the card of {arguments.model} names no classes; save the model again")
     size, conditional = generator.output_shape[1], len(generator.inputs) > 1
@@ -550,7 +555,6 @@ def _synthesise(arguments):
     made = save_films(
         Films.from_arrays(np.concatenate(images), labels, classes, **facts), arguments.folder
     )
-    distances = Path(arguments.folder) / "distances.csv"
     distances.unlink(missing_ok=True)  # of samples drawn there before
     if tables:
         table = pd.concat(tables, ignore_index=True).drop(columns="flagged")
@@ -589,14 +593,20 @@ def _quality(arguments):
 
     if arguments.classes and arguments.discriminator:
         raise ValueError("a discriminator knows its classes by number: leave --classes")
-    films = load_films(arguments.real)
+    if arguments.out and (Path(arguments.out).is_dir() or arguments.out.endswith(".png")):
+        raise ValueError(f"--out is a CSV file, beside which the figure comes: {arguments.out}")
+    films, names = load_films(arguments.real), _names(arguments.fake)
     classes = films.only(*(arguments.classes or films.classes)).classes  # refuses unknown ones
-    samples = {Path(path).stem: load_samples(path, classes) for path in arguments.fake}
-    if len(samples) < len(arguments.fake):
-        raise ValueError(f"generated sets need names of their own. Received: {arguments.fake}")
+    cards = _cards(arguments.fake, classes)
+    if arguments.cards and not cards:
+        raise ValueError(
+            f"no saved models in {arguments.fake}, whose cards to write: leave --cards"
+        )
+    samples = {
+        name: load_samples(path, classes) for name, path in zip(names, arguments.fake, strict=True)
+    }
     fakes = {name: _by_class(drawn) for name, drawn in samples.items()}
     films = load_films(arguments.real, size=next(iter(samples.values())).size).only(*classes)
-    cards = _cards(arguments.fake, classes)
     told = (_of_other_films(read_card(folder), films) for _, _, folder in cards)
     if other := [text for text in told if text]:
         if arguments.cards:
@@ -624,6 +634,16 @@ def _quality(arguments):
         add_scores(folder, table[own])
     shown = table.to_string(index=False, float_format="{:.3g}".format)
     print(f"{shown}\n\n{report.caution(films)}")
+
+
+def _names(paths):
+    """What tables call generated sets: their last names, with their folders' where these agree."""
+    names = [Path(path).stem for path in paths]
+    if len(set(names)) < len(names):
+        names = [f"{Path(path).parent.name}/{Path(path).stem}" for path in paths]
+    if len(set(names)) < len(names):
+        raise ValueError(f"generated sets need names of their own. Received: {paths}")
+    return names
 
 
 def _by_class(samples):
@@ -660,10 +680,12 @@ def _cards(paths, classes):
     """The saved generators `<path>-<class>`: (name of the set, class, folder)."""
     from kerasgan.store import models_called
 
-    found = [
-        (Path(path).stem, kind, x) for path in paths for kind, x in models_called(path).items()
+    return [
+        (name, kind, folder)
+        for name, path in zip(_names(paths), paths, strict=True)
+        for kind, folder in models_called(path).items()
+        if kind in classes
     ]
-    return [place for place in found if place[1] in classes]
 
 
 def _pretrained(name, arguments):
@@ -686,7 +708,7 @@ def _compare(arguments):
     from kerasgan.classify import CLASSIFIERS
     from kerasgan.sources import load_films
 
-    classifiers = tuple(arguments.classifiers.split(","))
+    classifiers = tuple(name.strip() for name in arguments.classifiers.split(","))
     known = [*CLASSIFIERS, "transfer"]
     if unknown := set(classifiers) - set(known):
         raise ValueError(f"classifiers are {known}. Received: {sorted(unknown)}")

@@ -141,9 +141,16 @@ _FIXED = ("n_splits", "seed", "steps", "batch_size", "gan_steps", "gan_width", "
 
 
 def _settings(given):
+    from kerasgan.classify import CLASSIFIERS
+
     if unknown := set(given) - set(_DEFAULTS):
         raise ValueError(f"settings are {sorted(_DEFAULTS)}. Received: {sorted(unknown)}")
-    return {**_DEFAULTS, **given}
+    settings = {**_DEFAULTS, **given}
+    known = {"classifiers": (*CLASSIFIERS, "transfer"), "baselines": BASELINES}
+    for name, values in known.items():
+        if isinstance(settings[name], str) or set(settings[name]) - set(values):
+            raise ValueError(f"{name} are several of {values}. Received: {settings[name]!r}")
+    return settings
 
 
 def _saved_encoder(path, films):

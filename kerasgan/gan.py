@@ -240,11 +240,13 @@ class GAN(keras.Model):
         return draw(self.averaged, count, labels, seed, batch_size)
 
     def _unpack(self, data):
-        if not self.conditional:
-            return (data[0] if isinstance(data, tuple) else data), None
-        if not isinstance(data, tuple) or len(data) < 2:
+        images, labels = (*data, None)[:2] if isinstance(data, tuple) else (data, None)
+        shape = (None, *self.generator.output_shape[1:])
+        if not tf.TensorShape(shape).is_compatible_with(images.shape):
+            raise ValueError(f"this GAN takes images {shape}. Received: {tuple(images.shape)}")
+        if self.conditional and labels is None:
             raise ValueError("a conditional GAN needs (images, classes): use batches(labels=True)")
-        return data[0], data[1]
+        return images, labels if self.conditional else None
 
     def _inputs(self, first, labels):
         inputs = [*first] if isinstance(first, list | tuple) else [first]
@@ -362,7 +364,7 @@ def draw(generator, count, labels=None, seed=0, batch_size=256, truncation=1.0):
     """Draws images from a generator model, saved or in training.
 
     Args:
-        generator: Model (latent (n, k)[, class (n,)]) -> float32 (n, h, w, 1) in [-1, 1].
+        generator: `GAN`, or model (latent (n, k)[, class (n,)]) -> float32 (n, h, w, 1) in [-1, 1].
         count: Number of images, >= 0.
         labels: For a conditional generator, one class or int (count,) classes.
         seed: Integer; equal seeds draw equal images, and a longer draw begins with a shorter one.
@@ -381,6 +383,7 @@ def draw(generator, count, labels=None, seed=0, batch_size=256, truncation=1.0):
         arXiv 1809.11096, and for a factor in place of a threshold Karras et al. (2019), "A
         style-based generator architecture for generative adversarial networks", arXiv 1812.04948.
     """
+    generator = getattr(generator, "averaged", generator)
     if not 0 < truncation <= 1:
         raise ValueError(f"truncation must be in (0, 1]. Received: {truncation}")
     if count < 0:

@@ -67,8 +67,12 @@ class Mix:
         for name, known in _CHOICES.items():
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f"{self.name}: {name} must be one of {known}. Received: {value!r}")
-        if min(self.duplicated, self.synthetic) < 0:
-            raise ValueError(f"{self.name}: duplicated and synthetic must be at least 0")
+        if not (0 <= self.duplicated < np.inf and 0 <= self.synthetic < np.inf):
+            raise ValueError(
+                f"{self.name}: duplicated and synthetic must be at least 0, and finite"
+            )
+        if not (self.duplicated or self.synthetic or self.originals and self.schedule == "mixed"):
+            raise ValueError(f"{self.name}: nothing to learn from; give duplicated= or synthetic=")
 
     @property
     def drawn(self):

@@ -163,7 +163,9 @@ def best_encoder(path=DOMAIN_ENCODER):
     try:
         return Encoder.imagenet()
     except OSError:
-        return Encoder.keras(path) if Path(path).is_file() else Encoder.hog()
+        encoder = Encoder.keras(path) if Path(path).is_file() else Encoder.hog()
+        print(f"MobileNetV2's weights cannot be had: features are {encoder.name}'s")
+        return encoder
 
 
 def kid(real, fake, subset_size=50, subsets=100, seed=0):

@@ -178,7 +178,9 @@ def check_tables(out, films, n_splits, classifier, first_repeat=0):
     if not {"classifier", "repeat", "fold", "data_hash"} <= set(table):
         raise ValueError(f"{path} is no table of this kind: move comparison.csv away")
     if set(table["data_hash"]) - {films.hash[:16]}:
-        raise ValueError(f"{path} is of other films: give another --out, or move it away")
+        raise ValueError(
+            f"{path} is of other films, or of another --size: give another --out, or move it away"
+        )
     for repeat in range(first_repeat):
         own = table[(table["classifier"] == classifier) & (table["repeat"] == repeat)]
         if set(own["fold"]) != set(range(n_splits)):

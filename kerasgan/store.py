@@ -380,8 +380,14 @@ def read_card(folder):
 
 
 def models_called(path):
-    """Returns the saved models `<path>-<class>`, as of `saved_models/best`: class to folder."""
+    """Returns the saved models `<path>-<class>`, as of `saved_models/best`: class to folder.
+
+    The folder of one saved model of one class is that class's.
+    """
     path = Path(path)
+    if (path / "card.json").is_file():
+        classes = read_card(path).get("classes", [])
+        return {classes[0]: path} if len(classes) == 1 else {}
     cards = sorted(path.parent.glob(f"{glob.escape(path.name)}-*/card.json"))
     return {card.parent.name[len(path.name) + 1 :]: card.parent for card in cards}
 

@@ -83,8 +83,8 @@ def load_samples(path, classes, count=1000):
 
     Args:
         path: An `.npz` file of one uint8 array (n, h, h) or (n, h, h, 1) per class; a folder with a
-            folder of images per class; or the folders of saved generators up to the class, such as
-            `saved_models/best` for `best-covid` and its like.
+            folder of images per class; the folders of saved generators up to the class, such as
+            `saved_models/best` for `best-covid` and its like; or one of these.
         classes: Class names wanted, in order; others are left out.
         count: Images drawn per class; stored ones are all taken, in their order.
 
@@ -114,7 +114,10 @@ def load_samples(path, classes, count=1000):
     else:
         sets = models
     if missing := [name for name in classes if name not in sets]:
-        raise ValueError(f"{path} lacks the classes {missing}; it has {sorted(sets)}")
+        raise ValueError(
+            f"{path} lacks the classes {missing}; it has {sorted(sets)}. Ask for these alone, or "
+            "give the path of all classes, such as FOLDER/best for FOLDER/best-*"
+        )
     sets = {name: sets[name] for name in classes}
     sets = {name: x[..., None] if x.ndim == 3 else x for name, x in sets.items()}
     shapes = {name: (x.dtype.name, *x.shape[1:]) for name, x in sets.items()}

@@ -343,7 +343,7 @@ def latent_walk(generator, steps=10, label=None, seed=0):
     """Draws images along the great circle between two random latents.
 
     Args:
-        generator: Generator, latent (n, k)[, class (n,)] -> images.
+        generator: `GAN` or generator, latent (n, k)[, class (n,)] -> images.
         steps: Images of the walk, >= 2.
         label: The class drawn by a conditional generator.
         seed: Integer seed of both ends: equal seeds walk equally, whatever the generator.
@@ -354,6 +354,9 @@ def latent_walk(generator, steps=10, label=None, seed=0):
     Reference:
         White (2016), "Sampling generative networks", arXiv 1609.04468.
     """
+    if steps < 2:
+        raise ValueError(f"a walk has at least 2 steps. Received: steps={steps}")
+    generator = getattr(generator, "averaged", generator)
     latent = generator.inputs[0].shape[-1]
     start, end = np.random.default_rng(seed).standard_normal((2, latent))
     cosine = start @ end / (np.linalg.norm(start) * np.linalg.norm(end))
