@@ -246,7 +246,8 @@ class GAN(keras.Model):
             raise ValueError(f"this GAN takes images {shape}. Received: {tuple(images.shape)}")
         if self.conditional and labels is None:
             raise ValueError("a conditional GAN needs (images, classes): use batches(labels=True)")
-        return images, labels if self.conditional else None
+        # Again as it runs: Keras traces a step once or twice, and then for any sides.
+        return tf.ensure_shape(images, shape), labels if self.conditional else None
 
     def _inputs(self, first, labels):
         inputs = [*first] if isinstance(first, list | tuple) else [first]

@@ -25,6 +25,11 @@ def test_noise_is_innocent():
     assert findings(noise(patients=[f"p{i}" for i in range(40)])) == "nothing found"
 
 
+def test_patients_of_several_classes_are_named():
+    several = noise(patients=["p"] * 2 + [f"p{i}" for i in range(38)])
+    assert "1 patients have films of several classes (such as p: a, b)" in findings(several)
+
+
 def test_unknown_patients_are_named():
     some = noise(patients=["p"] + [""] * 39)
     assert "patients of 39 films are not known" in findings(some, "warning")

@@ -210,6 +210,9 @@ def test_what_cannot_run_is_refused_before_anything_is_noted(films, tmp_path):
     seen = next(iter((tmp_path / "encoder").glob("*.keras")))
     with pytest.raises(ValueError, match="trained on patients of these films"):
         cross_validate(films, ARMS, tmp_path / "cv", gan_encoder=seen, **TINY)
+    for wrong in ({"classifiers": "resnet"}, {"classifiers": ["vit"]}, {"baselines": ["HOG"]}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))} are several of"):
+            cross_validate(films, ARMS, tmp_path / "cv", **TINY | wrong)
     assert not (tmp_path / "cv").exists()
 
 
@@ -419,7 +422,16 @@ def test_false_positives_are_rare_on_null_data():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"kind": "sinthetic"}, {"schedule": "frist"}, {"keep": "best"}, {"synthetic": -1}]
+    "wrong",
+    [
+        {"kind": "sinthetic"},
+        {"schedule": "frist"},
+        {"keep": "best"},
+        {"synthetic": -1},
+        {"synthetic": np.nan},
+        {"schedule": "annealed"},  # with nothing to anneal away
+        {"originals": False},
+    ],
 )
 def test_an_arm_that_means_nothing_is_refused(wrong):
     with pytest.raises(ValueError, match="mine: "):

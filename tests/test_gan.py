@@ -223,6 +223,7 @@ def test_draws_are_seeded_and_begin_alike():
     assert np.abs(few.astype(int) - many[:5]).max() <= 1
     assert (few != draw(gan.generator, 5, seed=4)).any()
     assert draw(gan.generator, 0).shape == (0, 16, 16, 1)
+    np.testing.assert_array_equal(draw(gan, 3), draw(gan.averaged, 3))
 
 
 def test_truncation_draws_closer_to_the_middle_and_is_checked():
@@ -260,6 +261,15 @@ def test_misuse_is_named(films16):
             conditional.generate(2, wrong)
     with pytest.raises(ValueError, match="labels=True"):
         conditional.fit(films16.batches(16), verbose=0)
+    gan = small_gan()
+    gan.fit(films16.batches(16), verbose=0)
+    large = np.zeros((4, 32, 32, 1), np.float32)
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match=r"shape \[\?,16,16,1\]"
+    ):  # once traced
+        gan.fit(large, verbose=0)
+    with pytest.raises(ValueError, match=r"takes images \(None, 16, 16, 1\)"):
+        small_gan().fit(large, verbose=0)
 
 
 def test_adaptive_augmentation_rises_while_real_films_are_told(films16, tmp_path):

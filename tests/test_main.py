@@ -127,6 +127,11 @@ def test_prepare_audit_and_models(real_or_simulated, tmp_path, capsys):
     assert left == images | {"index.csv", "about.json"}
     assert main(["quality", str(tmp_path / "more"), str(tmp_path / "models" / "dcgan")]) == 1
     assert "lacks the classes ['normal'" in capsys.readouterr().err
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "distances.csv").write_text("mine")
+    assert main(["synthesise", model, str(tmp_path / "mine"), "--count", "2"]) == 1
+    assert "choose another folder" in capsys.readouterr().err
+    assert (tmp_path / "mine" / "distances.csv").read_text() == "mine"
 
 
 @pytest.fixture
@@ -146,7 +151,11 @@ def real_or_simulated(tmp_path):
         (["run", "a/b"], "name of a folder"),
         (["run", "a", "--profile", "smoke", "--data", "nowhere"], "no folder"),
         (["audit", "~no-such-user/films"], "no usable path"),
-        (["compare", "simulated", "--classifiers", "cnn,vit"], "['vit']"),
+        (["compare", "simulated", "--classifiers", "cnn, vit"], "['vit']"),
+        (["quality", "simulated", "best", "--out", "."], "--out is a CSV file"),
+        (["quality", "simulated", "best", "--out", "q.png"], "--out is a CSV file"),
+        (["quality", "simulated", "best", "--cards"], "leave --cards"),
+        (["quality", "simulated", "best", "./best"], "names of their own"),
     ],
 )
 def test_errors_are_one_line_that_names_the_remedy(words, message, capsys, tmp_path, monkeypatch):
@@ -250,6 +259,15 @@ def test_train_saves_a_generator_per_class_without_the_test_patients(tmp_path, c
     ):
         assert main(["keep-off", model, data, words[3]]) == 1
         assert reason in capsys.readouterr().err
+    both = [str(folder / "best-normal"), str(tmp_path / "kept" / "best-normal")]
+    table = tmp_path / "both.csv"
+    words = ["quality", str(tmp_path / "normal"), *both, "--encoder", "hog", "--out", str(table)]
+    assert main(words) == 0, "of one class, whose folders end alike"
+    names = {f"{folder.name}/best-normal", "kept/best-normal"}
+    assert set(pd.read_csv(table)["generator"]) == names
+    assert main(["keep-off", both[0], words[1], f"{both[0]}/kept"]) == 1
+    assert main(["train", words[1], f"{words[1]}/models"]) == 1
+    assert "taken for one of their classes" in capsys.readouterr().err
 
 
 def test_train_makes_the_studys_gan_of_the_classes_asked_for(tmp_path, capsys):
