@@ -448,7 +448,7 @@ def _keep_off(arguments):
     places = [path] if one else [*models_called(path).values()]
     if not places:
         raise ValueError(f"no saved generator in {path}, nor any {path.name}-CLASS beside it")
-    if {out, *out.parents} & {places[0].parent, *places}:
+    if out == places[0].parent or {out, *out.parents} & {*places}:
         raise ValueError(f"{out} holds the generators as they are: give another folder")
     models = {place: (load_model(place), read_card(place)) for place in places}
     films = load_films(arguments.data, size=models[places[0]][0].output_shape[1])
