@@ -595,16 +595,14 @@ def _quality(arguments):
         raise ValueError("a discriminator knows its classes by number: leave --classes")
     if arguments.out and (Path(arguments.out).is_dir() or arguments.out.endswith(".png")):
         raise ValueError(f"--out is a CSV file, beside which the figure comes: {arguments.out}")
-    films, names = load_films(arguments.real), _names(arguments.fake)
+    films, paths = load_films(arguments.real), _named(arguments.fake)
     classes = films.only(*(arguments.classes or films.classes)).classes  # refuses unknown ones
-    cards = _cards(arguments.fake, classes)
+    cards = _cards(paths, classes)
     if arguments.cards and not cards:
         raise ValueError(
             f"no saved models in {arguments.fake}, whose cards to write: leave --cards"
         )
-    samples = {
-        name: load_samples(path, classes) for name, path in zip(names, arguments.fake, strict=True)
-    }
+    samples = {name: load_samples(path, classes) for name, path in paths.items()}
     fakes = {name: _by_class(drawn) for name, drawn in samples.items()}
     films = load_films(arguments.real, size=next(iter(samples.values())).size).only(*classes)
     told = (_of_other_films(read_card(folder), films) for _, _, folder in cards)
@@ -636,14 +634,14 @@ def _quality(arguments):
     print(f"{shown}\n\n{report.caution(films)}")
 
 
-def _names(paths):
-    """What tables call generated sets: their last names, with their folders' where these agree."""
+def _named(paths):
+    """Paths of generated sets by what tables call them: last names, or with their folders'."""
     names = [Path(path).stem for path in paths]
     if len(set(names)) < len(names):
         names = [f"{Path(path).parent.name}/{Path(path).stem}" for path in paths]
     if len(set(names)) < len(names):
         raise ValueError(f"generated sets need names of their own. Received: {paths}")
-    return names
+    return dict(zip(names, paths, strict=True))
 
 
 def _by_class(samples):
@@ -677,12 +675,12 @@ def _encoder(name):
 
 
 def _cards(paths, classes):
-    """The saved generators `<path>-<class>`: (name of the set, class, folder)."""
+    """The saved generators `<path>-<class>` of named paths: (name of the set, class, folder)."""
     from kerasgan.store import models_called
 
     return [
         (name, kind, folder)
-        for name, path in zip(_names(paths), paths, strict=True)
+        for name, path in paths.items()
         for kind, folder in models_called(path).items()
         if kind in classes
     ]
