@@ -6,7 +6,8 @@ Takes the GANs that `python -m kerasgan compare` has trained, one a fold. Each f
 class, KID and neighbours on equal counts against films seen and not seen, the floor between the
 two, and the AUC of two attacks on membership: by the nearness of the samples, and by the
 discriminator's logits. Means over folds, whose intervals are corrected for shared training films
-(Nadeau and Bengio 2003). Replaces the rows of these GANs in --out.
+(Nadeau and Bengio 2003). With --keep-off each class's generator is kept off the films of its fold
+first. Replaces the rows of these GANs in --out.
 """
 
 import argparse
@@ -32,12 +33,15 @@ def near(real, fake):
     return {"kid": kid, "density": density, "coverage": coverage}
 
 
-def measure(gan, train, test, encoder, draws=10):
+def measure(gan, train, test, encoder, truncation=None, draws=10):
     """Rows (class, reference_set, encoder, metric, value, floor) of one fold."""
     rng, attacks = np.random.default_rng(0), {"nearness": ([], []), "discriminator": ([], [])}
     for label, name in enumerate(train.classes):
         seen, fresh = (side.only(name).images for side in (train, test))
-        samples = gan.generate(300, label, seed=1)
+        generator = kg.one_class(gan.averaged, label)
+        if truncation:
+            generator = kg.keep_off(generator, train.only(name), truncation=truncation)
+        samples = kg.draw(generator, 300, seed=1)
         features = [encoder(images) for images in (seen, fresh, samples)]
         count, scores = len(fresh), {"seen films": [], "held-out films": [], None: []}
         for _ in range(draws):
@@ -71,6 +75,7 @@ def main():
     parser.add_argument("--encoder", help=".keras file; the best that can be had by default")
     parser.add_argument("--gan-encoder", help="as given to compare, where it judged the GANs")
     parser.add_argument("--held", action="store_true", help="the GANs of the arm held samples")
+    parser.add_argument("--keep-off", type=float, metavar="TRUNCATION", help="after the training")
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("results/quality.csv"))
@@ -86,6 +91,7 @@ def main():
         parser.error("give --gan-encoder where compare was given one, and the same file")
     kind = "projected" if given.gan_encoder else "conditional"
     kind, arm = (f"{kind}, held", "held samples") if given.held else (kind, crossval.PRIMARY[0])
+    kind += f", kept off at {given.keep_off}" if given.keep_off else ""
     done = crossval.read_predictions(given.folder).query("arm == @arm")
     keys = ["class", "reference_set", "encoder", "metric"]
     trained, tables = set(zip(done["repeat"], done["fold"], strict=True)), []
@@ -96,7 +102,7 @@ def main():
             continue
         place = given.folder / "gans", width, given.gan_encoder, given.held
         gan = crossval.fold_gan(train, steps, *place)
-        rows = measure(gan, train, test, encoder)
+        rows = measure(gan, train, test, encoder, given.keep_off)
         tables.append(pd.DataFrame(rows, columns=[*keys, "value", "floor"]))
         print(f"fold {fold} measured", flush=True)
     n_test = len(films) // facts["n_splits"]

@@ -25,6 +25,7 @@ _NAMES = {
         "build_projected_discriminator",
         "build_resnet",
         "one_class",
+        "truncated",
     ),
     "losses": ("LOSSES",),
     "gan": ("GAN", "draw"),

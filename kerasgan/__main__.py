@@ -114,6 +114,9 @@ def _parser():
     off.add_argument("models", help="folder of a saved generator, or saved_models/best for best-*")
     off.add_argument("data", help="the collection or folder that they were trained on")
     off.add_argument("folder", help="where the changed generators go")
+    off.add_argument(
+        "--truncation", type=float, default=1.0, help="below 1: less variety, for good"
+    )
     off.add_argument("--seed", type=_seed, default=0)
 
     synthesise = _command(commands, "synthesise", _synthesise, "draw images from a saved generator")
@@ -454,7 +457,8 @@ def _keep_off(arguments):
     films = load_films(arguments.data, size=models[places[0]][0].output_shape[1])
     sides = [_trained_on(card, films) for _, card in models.values()]  # refuses other films
     for (place, (generator, card)), side in zip(models.items(), sides, strict=True):
-        print(_kept_off(generator, card, side, out / place.name, arguments.seed))
+        options = {"truncation": arguments.truncation, "seed": arguments.seed}
+        print(_kept_off(generator, card, side, out / place.name, **options))
 
 
 def _trained_on(card, films):
@@ -470,7 +474,7 @@ def _trained_on(card, films):
     raise ValueError(f"{told}. Give the films it was trained on, of all its classes")
 
 
-def _kept_off(generator, card, seen, place, seed):
+def _kept_off(generator, card, seen, place, truncation, seed):
     """Saves one generator kept off its films; a sentence of what that changed."""
     import numpy as np
 
@@ -479,14 +483,17 @@ def _kept_off(generator, card, seen, place, seed):
     from kerasgan.store import load_model, read_card, save_generator
     from kerasgan.training import HELD, keep_off
 
-    told = ("kind", "epochs", "seed", "judged_by", *HELD)
+    told = ("kind", "epochs", "seed", "judged_by", "truncation", *HELD)
     facts = {name: card[name] for name in told if name in card}
     command = f"python -m kerasgan keep-off MODELS {seen.name} FOLDER --seed {seed}"
+    if truncation != 1:
+        command += f" --truncation {truncation:g}"
+        facts["truncation"] = facts.get("truncation", 1) * truncation
     facts["command"] = f"{card.get('command', 'unknown')}; {command}"
     if (place / "card.json").is_file() and read_card(place).get("command") == facts["command"]:
         return f"{place}: kept off before"
     own = seen.only(*card["classes"])
-    tuned = keep_off(generator, own, seed=seed)
+    tuned = keep_off(generator, own, seed=seed, truncation=truncation)
     others = seen if "trained_with" in card else None
     save_generator(tuned, place, own, others, card.get("weights"), **facts)
     drawn = [draw(model, 1_000, seed=1) for model in (generator, load_model(place))]

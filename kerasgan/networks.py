@@ -238,6 +238,33 @@ def one_class(generator, label):
     return keras.Model(noise, x, name="dcgan_generator")
 
 
+def truncated(generator, factor):
+    """Makes a generator that draws always what `draw` draws of the given one at `truncation`.
+
+    Args:
+        generator: Unconditional functional generator, latent (n, k) -> images.
+        factor: Factor on the latents, in (0, 1].
+
+    Returns:
+        A functional model with weights of its own and a `Rescaling` behind its input.
+
+    Raises:
+        ValueError: If the factor is out of range, or the generator is conditional.
+    """
+    if not 0 < factor <= 1:
+        raise ValueError(f"truncation must be in (0, 1]. Received: {factor}")
+    if len(generator.inputs) > 1:
+        raise ValueError(f"{generator.name} draws several classes: give the generator of one")
+    latent, scale = layers.Input(generator.input_shape[1:], name="latent"), layers.Rescaling(factor)
+
+    def call(layer, *args, **kwargs):
+        return layer(*(scale(x) if x is latent else x for x in args), **kwargs)
+
+    copy = keras.models.clone_model(generator, input_tensors=latent, call_function=call)
+    copy.set_weights(generator.get_weights())
+    return copy
+
+
 @keras.saving.register_keras_serializable("kerasgan")
 class MinibatchDeviation(layers.Layer):
     """Adds a channel: the mean over all features of their deviation in the batch.

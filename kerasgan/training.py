@@ -10,14 +10,16 @@ from tqdm import tqdm
 
 from kerasgan.augment import AdaptiveAugment, DiffAugment
 from kerasgan.callbacks import Checkpoint, SampleGrid, StopOnNaN, is_chief
+from kerasgan.films import to_float
 from kerasgan.gan import GAN, images_of, trainable
-from kerasgan.losses import CopyPenalty
+from kerasgan.losses import ClassMMD, CopyPenalty, hog_maps
 from kerasgan.networks import (
     build_discriminator,
     build_generator,
     build_projected_discriminator,
     copied,
     one_class,
+    truncated,
 )
 from kerasgan.runs import begin, short_hash
 
@@ -240,13 +242,14 @@ def fit_best(films, steps, folder, width=32, encoder=None, seed=0, **changes):
     return gan, history, own
 
 
-def keep_off(generator, films, rounds=2, steps=200, draws=12_000, seed=0):
-    """Moves a generator's near copies of its films off these, and little else.
+def keep_off(generator, films, rounds=2, steps=100, draws=12_000, seed=0, truncation=1.0, hog=0.5):
+    """Moves a generator's near copies of its films off these, and its gradients nearer to theirs.
 
     In each round, latents whose samples `quality.memorization` flags, or would at 1.12 times its
-    limit, are looked for. From batches of 16 of these, the nearest most often, and 48 fresh ones,
-    the generator then learns `losses.CopyPenalty`, and to draw what it drew before (mean squared
-    change, weight 5).
+    limit, are looked for. From batches of 16 of these, the nearest most often, and 112 fresh ones,
+    the generator then learns `losses.CopyPenalty` (weight 2), to draw what it drew before (mean
+    squared change, weight 10), and the fresh ones' oriented gradients to be the films', all
+    together (`losses.ClassMMD` of `losses.hog_maps`).
 
     Args:
         generator: Unconditional `GAN` or generator, latent (n, k) -> float32 (n, h, w, 1) in
@@ -257,13 +260,16 @@ def keep_off(generator, films, rounds=2, steps=200, draws=12_000, seed=0):
         draws: Latents looked at a round; `draw` of the same seed draws others. Near copies rarer
             than one in so many are not found, and some that are found may stay near.
         seed: Integer seed of all draws.
+        truncation: As of `networks.truncated`, from the first round on.
+        hog: Weight of the oriented gradients, 0 for near copies alone.
 
     Returns:
-        A generator of the same layers, with weights of its own.
+        A generator of the same layers, and a factor on the latents where `truncation` is below 1,
+        with weights of its own.
 
     Raises:
-        ValueError: If the generator is conditional, frozen or of another size, or the films are of
-            fewer than 3 patients.
+        ValueError: If the generator is conditional, frozen or of another size, the truncation is
+            out of range, or the films are of fewer than 3 patients or all the same.
 
     Example:
         >>> generator = keep_off(generators["covid"], train.only("covid"))
@@ -274,11 +280,15 @@ def keep_off(generator, films, rounds=2, steps=200, draws=12_000, seed=0):
     generator = trainable(generator)
     if len(generator.inputs) > 1:
         raise ValueError(f"{generator.name} draws several classes: give the generator of one")
+    if truncation != 1:
+        generator = truncated(generator, truncation)
     tuned = copied(generator)
     if not tuned.trainable_variables:
         raise ValueError(
             f"{generator.name} is frozen: give the GAN, a saved generator, or one of fit_best"
         )
+    parts = (films.images[i : i + 64] for i in range(0, min(len(films), ClassMMD.KEPT), 64))
+    distance = ClassMMD(((hog_maps(to_float(x)), None) for x in parts), 1) if hog else None
     rng, shape = np.random.default_rng([seed, 1]), (draws, generator.inputs[0].shape[-1])
     for number in range(1, rounds + 1):
         latents = rng.standard_normal(shape, np.float32)
@@ -286,19 +296,25 @@ def keep_off(generator, films, rounds=2, steps=200, draws=12_000, seed=0):
         bound = 1.12 * found["limit"][0]
         near = found[found["distance"] < bound].nsmallest(1_000, "distance").sort_index()
         if near.empty:
-            break
-        odds = 1 - (near["distance"].to_numpy(float) / bound) ** 2
+            if not hog:
+                break
+            near = found.nsmallest(16, "distance")  # which cost nothing
+        odds = np.maximum(1e-6, 1 - (near["distance"].to_numpy(float) / bound) ** 2)
         penalty = CopyPenalty(films.images[near["nearest"].unique()], bound)
-        step = _step_off(generator, tuned, penalty, steps)
+
+        def cost(images, off=penalty):
+            return 2 * off(images) + (hog * distance(hog_maps(images[16:]), None) if hog else 0)
+
+        step = _step_off(generator, tuned, cost, steps)
         title = f"{' + '.join(films.classes)}, round {number} of {rounds}"
         for _ in tqdm(range(steps), desc=title, unit="step"):
             often = latents[rng.choice(near.index, 16, p=odds / odds.sum())]
-            step(np.concatenate([often, rng.standard_normal((48, shape[1]), np.float32)]))
+            step(np.concatenate([often, rng.standard_normal((112, shape[1]), np.float32)]))
     return tuned
 
 
-def _step_off(generator, tuned, penalty, steps):
-    """A step, of latents, that moves `tuned` off films and holds it to `generator`."""
+def _step_off(generator, tuned, cost, steps):
+    """A step, of latents, by which `tuned` learns a cost of images, held to `generator`."""
     rate, variables = keras.optimizers.schedules.CosineDecay(1e-3, steps), tuned.trainable_variables
     optimizer = keras.optimizers.Adam(rate, beta_1=0.5, beta_2=0.99)
     optimizer.build(variables)
@@ -308,7 +324,7 @@ def _step_off(generator, tuned, penalty, steps):
         before = tf.cast(generator(latents, training=False), tf.float32)
         with tf.GradientTape() as tape:
             images = tf.cast(tuned(latents, training=False), tf.float32)
-            loss = penalty(images) + 5 * tf.reduce_mean(tf.square(images - before))
+            loss = cost(images) + 10 * tf.reduce_mean(tf.square(images - before))
         optimizer.apply(tape.gradient(loss, variables), variables)
 
     return step

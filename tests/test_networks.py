@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from kerasgan.augment import DiffAugment
-from kerasgan.gan import GAN
+from kerasgan.gan import GAN, draw
 from kerasgan.networks import (
     MinibatchDeviation,
     build_classifier,
@@ -14,6 +14,7 @@ from kerasgan.networks import (
     build_projected_discriminator,
     build_resnet,
     one_class,
+    truncated,
 )
 from kerasgan.store import load_safely
 
@@ -164,6 +165,23 @@ def test_eight_latents_frame_the_canvas_and_draw_nothing(tmp_path):
     assert image.dtype == np.float32 and alike(image, np.asarray(generator(latent))) > 0.99
     with pytest.raises(ValueError, match="framing needs more than 8 latents"):
         build_generator(32, latent=8, framing=True)
+
+
+def test_a_truncated_generator_draws_what_draw_truncates(tmp_path):
+    generator = build_generator(32, width=4, framing=True)
+    truncated_for_good = truncated(generator, 0.8)
+    expected = draw(generator, 20, truncation=0.8)
+    np.testing.assert_array_equal(draw(truncated_for_good, 20), expected)
+    truncated_for_good.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")  # safe mode: stock layers
+    np.testing.assert_array_equal(draw(loaded, 20), expected)
+    twice = draw(truncated(loaded, 0.5), 20).astype(int)
+    assert np.abs(twice - draw(generator, 20, truncation=0.4)).max() <= 1
+    for factor in (0, 1.1):
+        with pytest.raises(ValueError, match="truncation must be in"):
+            truncated(generator, factor)
+    with pytest.raises(ValueError, match="several classes"):
+        truncated(build_generator(32, width=4, n_classes=2), 0.8)
 
 
 def test_doubled_pixels_draw_no_checkerboard():

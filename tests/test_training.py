@@ -11,7 +11,7 @@ from kerasgan.__main__ import main
 from kerasgan.augment import AdaptiveAugment, DiffAugment
 from kerasgan.films import save_films, to_float
 from kerasgan.gan import draw
-from kerasgan.losses import LOSSES
+from kerasgan.losses import LOSSES, ClassMMD, hog_maps
 from kerasgan.networks import build_generator, build_resnet
 from kerasgan.phantom import simulate_films
 from kerasgan.quality import memorization
@@ -151,7 +151,8 @@ def test_a_generator_is_kept_off_its_films_and_else_stays_as_it_was():
     films = simulate_films(12, size=16, test_per_class=0).only("normal")
     generator = copying_generator(films)
     weights = generator.get_weights()
-    models = {"before": generator, "after": keep_off(generator, films, 3, 60, draws=400, seed=3)}
+    options = {"draws": 400, "seed": 3, "hog": 0}
+    models = {"before": generator, "after": keep_off(generator, films, 3, 60, **options)}
     images = {name: draw(model, 400, seed=0) for name, model in models.items()}
     before, after = (
         memorization(drawn, films.images, patients=films.patients) for drawn in images.values()
@@ -163,8 +164,25 @@ def test_a_generator_is_kept_off_its_films_and_else_stays_as_it_was():
     assert far.sum() > 20 and moved[far].mean() < min(4, moved[~far].mean())
     for was, now in zip(weights, generator.get_weights(), strict=True):
         np.testing.assert_array_equal(was, now, "the generator given was changed")
-    again = keep_off(generator, films, 3, 60, draws=400, seed=3)
+    again = keep_off(generator, films, 3, 60, **options)
     np.testing.assert_array_equal(draw(again, 20), images["after"][:20])
+
+
+def test_keeping_off_brings_gradients_nearer_and_truncates_for_good():
+    films = simulate_films(12, size=32, test_per_class=0).only("normal")
+    keras.utils.set_random_seed(0)
+    generator = build_generator(32, width=8)
+    tuned = keep_off(generator, films, 1, 60, draws=100, truncation=0.7)
+    alone = keep_off(generator, films, 1, 60, draws=100, truncation=0.7, hog=0)
+    distance = ClassMMD([(hog_maps(to_float(films.images)), None)], 1)
+    before, after = (
+        float(distance(hog_maps(to_float(draw(model, 200, seed=5))), None))
+        for model in (alone, tuned)
+    )
+    assert after < 0.7 * before
+    np.testing.assert_array_equal(draw(alone, 20), draw(generator, 20, truncation=0.7))
+    with pytest.raises(ValueError, match="truncation must be in"):
+        keep_off(generator, films, truncation=1.5)
 
 
 def test_the_command_keeps_saved_generators_off_their_films(tmp_path, capsys):
@@ -173,12 +191,14 @@ def test_the_command_keeps_saved_generators_off_their_films(tmp_path, capsys):
     generator = copying_generator(films)
     save_generator(generator, tmp_path / "copy-normal", films, kind="copy")
     words = ["keep-off", str(tmp_path / "copy"), str(tmp_path / "films"), str(tmp_path / "kept")]
+    words += ["--truncation", "0.9"]
     assert main(words) == 0
     told = capsys.readouterr().out
     before, now = map(int, re.search(r"samples: (\d+) before, (\d+) now", told).groups())
     assert before > 100 and now < 0.3 * before
     card = read_card(tmp_path / "kept" / "copy-normal")
-    assert card["kind"] == "copy" and "keep-off MODELS" in card["command"]
+    assert card["kind"] == "copy" and card["truncation"] == 0.9
+    assert "keep-off MODELS" in card["command"] and "--truncation 0.9" in card["command"]
     kept = load_model(tmp_path / "kept" / "copy-normal")
     assert not np.array_equal(draw(kept, 5), draw(generator, 5))
     assert main(words) == 0 and "kept off before" in capsys.readouterr().out
@@ -189,7 +209,7 @@ def test_the_command_keeps_saved_generators_off_their_films(tmp_path, capsys):
 def test_keeping_off_needs_a_generator_of_one_class_and_films_of_patients():
     films = simulate_films(12, size=16, test_per_class=0).only("normal")
     plain = build_generator(16, width=2)
-    same = draw(keep_off(plain, films, draws=20), 5)
+    same = draw(keep_off(plain, films, draws=20, hog=0), 5)
     np.testing.assert_array_equal(same, draw(plain, 5), "noise comes near no film")
     with pytest.raises(ValueError, match="several classes"):
         keep_off(build_generator(16, width=2, n_classes=4), films)
