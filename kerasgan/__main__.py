@@ -117,6 +117,9 @@ def _parser():
     off.add_argument(
         "--truncation", type=float, default=1.0, help="below 1: less variety, for good"
     )
+    off.add_argument(
+        "--hog", type=float, default=0.5, help="weight of films' gradients, 0 for none"
+    )
     off.add_argument("--seed", type=_seed, default=0)
 
     synthesise = _command(commands, "synthesise", _synthesise, "draw images from a saved generator")
@@ -442,7 +445,7 @@ def _train_reference(train, arguments):
 
 
 def _keep_off(arguments):
-    """Saved generators, changed where they draw near copies, with cards that say so."""
+    """Saved generators, moved off their films by `keep_off`, with cards that say so."""
     from kerasgan.sources import load_films
     from kerasgan.store import load_model, models_called, read_card
 
@@ -457,8 +460,7 @@ def _keep_off(arguments):
     films = load_films(arguments.data, size=models[places[0]][0].output_shape[1])
     sides = [_trained_on(card, films) for _, card in models.values()]  # refuses other films
     for (place, (generator, card)), side in zip(models.items(), sides, strict=True):
-        options = {"truncation": arguments.truncation, "seed": arguments.seed}
-        print(_kept_off(generator, card, side, out / place.name, **options))
+        print(_kept_off(generator, card, side, out / place.name, arguments))
 
 
 def _trained_on(card, films):
@@ -474,7 +476,7 @@ def _trained_on(card, films):
     raise ValueError(f"{told}. Give the films it was trained on, of all its classes")
 
 
-def _kept_off(generator, card, seen, place, truncation, seed):
+def _kept_off(generator, card, seen, place, arguments):
     """Saves one generator kept off its films; a sentence of what that changed."""
     import numpy as np
 
@@ -485,15 +487,17 @@ def _kept_off(generator, card, seen, place, truncation, seed):
 
     told = ("kind", "epochs", "seed", "judged_by", "truncation", *HELD)
     facts = {name: card[name] for name in told if name in card}
-    command = f"python -m kerasgan keep-off MODELS {seen.name} FOLDER --seed {seed}"
-    if truncation != 1:
+    command = f"python -m kerasgan keep-off MODELS {seen.name} FOLDER --seed {arguments.seed}"
+    if (hog := arguments.hog) != 0.5:
+        command += f" --hog {hog:g}"
+    if (truncation := arguments.truncation) != 1:
         command += f" --truncation {truncation:g}"
         facts["truncation"] = facts.get("truncation", 1) * truncation
     facts["command"] = f"{card.get('command', 'unknown')}; {command}"
     if (place / "card.json").is_file() and read_card(place).get("command") == facts["command"]:
         return f"{place}: kept off before"
     own = seen.only(*card["classes"])
-    tuned = keep_off(generator, own, seed=seed, truncation=truncation)
+    tuned = keep_off(generator, own, seed=arguments.seed, truncation=truncation, hog=hog)
     others = seen if "trained_with" in card else None
     save_generator(tuned, place, own, others, card.get("weights"), **facts)
     drawn = [draw(model, 1_000, seed=1) for model in (generator, load_model(place))]

@@ -268,7 +268,7 @@ def keep_off(generator, films, rounds=2, steps=100, draws=12_000, seed=0, trunca
         with weights of its own.
 
     Raises:
-        ValueError: If the generator is conditional, frozen or of another size, the truncation is
+        ValueError: If the generator is conditional, frozen or of another size, truncation or hog is
             out of range, or the films are of fewer than 3 patients or all the same.
 
     Example:
@@ -277,6 +277,8 @@ def keep_off(generator, films, rounds=2, steps=100, draws=12_000, seed=0, trunca
     from kerasgan.quality import check_patients, memorization
 
     check_patients(films)
+    if not 0 <= hog < np.inf:
+        raise ValueError(f"hog is a weight, 0 or above. Received: {hog}")
     generator = trainable(generator)
     if len(generator.inputs) > 1:
         raise ValueError(f"{generator.name} draws several classes: give the generator of one")

@@ -181,8 +181,9 @@ def test_keeping_off_brings_gradients_nearer_and_truncates_for_good():
     )
     assert after < 0.7 * before
     np.testing.assert_array_equal(draw(alone, 20), draw(generator, 20, truncation=0.7))
-    with pytest.raises(ValueError, match="truncation must be in"):
-        keep_off(generator, films, truncation=1.5)
+    for wrong, message in ({"truncation": 1.5}, "must be in"), ({"hog": -1}, "0 or above"):
+        with pytest.raises(ValueError, match=message):
+            keep_off(generator, films, **wrong)
 
 
 def test_the_command_keeps_saved_generators_off_their_films(tmp_path, capsys):
