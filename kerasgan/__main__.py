@@ -487,17 +487,15 @@ def _kept_off(generator, card, seen, place, arguments):
 
     told = ("kind", "epochs", "seed", "judged_by", "truncation", *HELD)
     facts = {name: card[name] for name in told if name in card}
-    command = f"python -m kerasgan keep-off MODELS {seen.name} FOLDER --seed {arguments.seed}"
-    if (hog := arguments.hog) != 0.5:
-        command += f" --hog {hog:g}"
-    if (truncation := arguments.truncation) != 1:
-        command += f" --truncation {truncation:g}"
-        facts["truncation"] = facts.get("truncation", 1) * truncation
+    seed, hog, truncation = arguments.seed, arguments.hog, arguments.truncation
+    facts["truncation"] = facts.get("truncation", 1) * truncation
+    options = f"--seed {seed} --hog {hog:g} --truncation {truncation:g}"
+    command = f"python -m kerasgan keep-off MODELS {seen.name} FOLDER {options}"
     facts["command"] = f"{card.get('command', 'unknown')}; {command}"
     if (place / "card.json").is_file() and read_card(place).get("command") == facts["command"]:
         return f"{place}: kept off before"
     own = seen.only(*card["classes"])
-    tuned = keep_off(generator, own, seed=arguments.seed, truncation=truncation, hog=hog)
+    tuned = keep_off(generator, own, seed=seed, truncation=truncation, hog=hog)
     others = seen if "trained_with" in card else None
     save_generator(tuned, place, own, others, card.get("weights"), **facts)
     drawn = [draw(model, 1_000, seed=1) for model in (generator, load_model(place))]
