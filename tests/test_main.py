@@ -249,9 +249,10 @@ def test_train_saves_a_generator_per_class_without_the_test_patients(tmp_path, c
     told = capsys.readouterr().out
     assert told.count("near copies among 1,000 samples: 0 before, 0 now") == 4
     was, now = (store.read_card(path / "best-covid") for path in (folder, tmp_path / "kept"))
-    changed = {"command", "scores", "date", "versions"}
+    changed = {"command", "scores", "date", "versions", "truncation"}
     assert {k: was[k] for k in was.keys() - changed} == {k: now[k] for k in now.keys() - changed}
     assert now["command"].startswith(f"{was['command']}; ") and "scores" not in now
+    assert now["truncation"] == 1
     for model, data, reason in (
         (str(folder / "best-normal"), str(tmp_path / "normal"), "classes are"),
         (str(folder / "best-covid"), str(tmp_path / "few"), "was trained on other films"),
