@@ -76,7 +76,7 @@ def main():
     parser.add_argument("--gan-encoder", help="as given to compare, where it judged the GANs")
     parser.add_argument("--held", action="store_true", help="the GANs of the arm held samples")
     parser.add_argument("--keep-off", type=float, metavar="TRUNCATION", help="after the training")
-    parser.add_argument("--folds", type=int, default=100, help="2 or more, the first so many alone")
+    parser.add_argument("--folds", type=int, help="the first so many alone, 2 or more")
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("results/quality.csv"))

@@ -7,7 +7,7 @@ import tensorflow as tf
 from kerasgan.augment import AdaptiveAugment
 from kerasgan.films import to_uint8
 from kerasgan.losses import LOSSES, ClassMMD, ClassMoments, hog_maps
-from kerasgan.networks import class_embedding, copied
+from kerasgan.networks import check_truncation, class_embedding, copied
 
 
 class GAN(keras.Model):
@@ -385,8 +385,7 @@ def draw(generator, count, labels=None, seed=0, batch_size=256, truncation=1.0):
         style-based generator architecture for generative adversarial networks", arXiv 1812.04948.
     """
     generator = getattr(generator, "averaged", generator)
-    if not 0 < truncation <= 1:
-        raise ValueError(f"truncation must be in (0, 1]. Received: {truncation}")
+    check_truncation(truncation)
     if count < 0:
         raise ValueError(f"count must be at least 0. Received: {count}")
     conditional = len(generator.inputs) > 1

@@ -238,6 +238,12 @@ def one_class(generator, label):
     return keras.Model(noise, x, name="dcgan_generator")
 
 
+def check_truncation(factor):
+    """Raises ValueError unless the factor on the latents is in (0, 1]."""
+    if not 0 < factor <= 1:
+        raise ValueError(f"truncation must be in (0, 1]. Received: {factor}")
+
+
 def truncated(generator, factor):
     """Makes a generator that draws always what `draw` draws of the given one at `truncation`.
 
@@ -251,8 +257,7 @@ def truncated(generator, factor):
     Raises:
         ValueError: If the factor is out of range, or the generator is conditional.
     """
-    if not 0 < factor <= 1:
-        raise ValueError(f"truncation must be in (0, 1]. Received: {factor}")
+    check_truncation(factor)
     if len(generator.inputs) > 1:
         raise ValueError(f"{generator.name} draws several classes: give the generator of one")
     latent, scale = layers.Input(generator.input_shape[1:], name="latent"), layers.Rescaling(factor)
