@@ -310,8 +310,10 @@ def hog_maps(images, cell=8, bins=9):
     pixels = 127.5 * tf.cast(images[..., 0], tf.float32)
     dx = tf.pad(pixels[:, :, 2:] - pixels[:, :, :-2], ((0, 0), (0, 0), (1, 1)))
     dy = tf.pad(pixels[:, 2:] - pixels[:, :-2], ((0, 0), (1, 1), (0, 0)))
-    size = tf.sqrt(dx**2 + dy**2 + 1e-20)  # a flat place has a slope, too, and a direction
-    angle = tf.math.floormod(tf.atan2(dy, dx + 1e-3), np.pi) / np.pi * bins - 0.5
+    square = dx**2 + dy**2
+    size = tf.sqrt(square + 1e-20)  # a flat place has a slope, too, and a direction
+    angle = tf.atan2(dy, tf.where(square > 1e-12, dx, 1e-6))
+    angle = tf.math.floormod(angle, np.pi) / np.pi * bins - 0.5
     gap = tf.abs(angle[..., None] - tf.range(bins, dtype=tf.float32))
     votes = size[..., None] * tf.nn.relu(1 - tf.minimum(gap, bins - gap))
     cells = cell**2 * tf.nn.avg_pool2d(votes, cell, cell, "VALID")

@@ -10,7 +10,6 @@ from tqdm import tqdm
 
 from kerasgan.augment import AdaptiveAugment, DiffAugment
 from kerasgan.callbacks import Checkpoint, SampleGrid, StopOnNaN, is_chief
-from kerasgan.films import to_float
 from kerasgan.gan import GAN, images_of, trainable
 from kerasgan.losses import ClassMMD, CopyPenalty, hog_maps
 from kerasgan.networks import (
@@ -289,8 +288,7 @@ def keep_off(generator, films, rounds=2, steps=100, draws=12_000, seed=0, trunca
         raise ValueError(
             f"{generator.name} is frozen: give the GAN, a saved generator, or one of fit_best"
         )
-    parts = (films.images[i : i + 64] for i in range(0, min(len(films), ClassMMD.KEPT), 64))
-    distance = ClassMMD(((hog_maps(to_float(x)), None) for x in parts), 1) if hog else None
+    distance = ClassMMD(((hog_maps(x), None) for x in films.batches(64)), 1) if hog else None
     rng, shape = np.random.default_rng([seed, 1]), (draws, generator.inputs[0].shape[-1])
     for number in range(1, rounds + 1):
         latents = rng.standard_normal(shape, np.float32)
