@@ -120,6 +120,9 @@ def _parser():
     off.add_argument(
         "--hog", type=float, default=0.5, help="weight of films' gradients, 0 for none"
     )
+    off.add_argument(
+        "--margin", type=float, default=1.12, help="how far off, in limits of the screen for copies"
+    )
     off.add_argument("--seed", type=_seed, default=0)
 
     synthesise = _command(commands, "synthesise", _synthesise, "draw images from a saved generator")
@@ -487,15 +490,17 @@ def _kept_off(generator, card, seen, place, arguments):
 
     told = ("kind", "epochs", "seed", "judged_by", "truncation", *HELD)
     facts = {name: card[name] for name in told if name in card}
-    seed, hog, truncation = arguments.seed, arguments.hog, arguments.truncation
-    facts["truncation"] = facts.get("truncation", 1) * truncation
-    options = f"--seed {seed} --hog {hog:g} --truncation {truncation:g}"
-    command = f"python -m kerasgan keep-off MODELS {seen.name} FOLDER {options}"
+    options = {name: getattr(arguments, name) for name in ("seed", "hog", "truncation", "margin")}
+    facts["truncation"] = facts.get("truncation", 1) * options["truncation"]
+    words = [f"--{name} {value:g}" for name, value in options.items()]
+    command = f"python -m kerasgan keep-off MODELS {seen.name} FOLDER {' '.join(words)}"
     facts["command"] = f"{card.get('command', 'unknown')}; {command}"
-    if (place / "card.json").is_file() and read_card(place).get("command") == facts["command"]:
-        return f"{place}: kept off before"
+    if (place / "card.json").is_file():
+        if read_card(place).get("command") == facts["command"]:
+            return f"{place}: kept off before"
+        raise ValueError(f"{place} holds a generator of other options: give another folder")
     own = seen.only(*card["classes"])
-    tuned = keep_off(generator, own, seed=seed, truncation=truncation, hog=hog)
+    tuned = keep_off(generator, own, **options)
     others = seen if "trained_with" in card else None
     save_generator(tuned, place, own, others, card.get("weights"), **facts)
     drawn = [draw(model, 1_000, seed=1) for model in (generator, load_model(place))]

@@ -241,13 +241,23 @@ def fit_best(films, steps, folder, width=32, encoder=None, seed=0, **changes):
     return gan, history, own
 
 
-def keep_off(generator, films, rounds=2, steps=100, draws=12_000, seed=0, truncation=1.0, hog=0.5):
+def keep_off(
+    generator,
+    films,
+    rounds=2,
+    steps=100,
+    draws=12_000,
+    seed=0,
+    truncation=1.0,
+    hog=0.5,
+    margin=1.12,
+):
     """Moves a generator's near copies of its films off these, and its gradients nearer to theirs.
 
-    In each round, latents whose samples `quality.memorization` flags, or would at 1.12 times its
-    limit, are looked for. From batches of 16 of these, the nearest most often, and 112 fresh ones,
-    the generator then learns `losses.CopyPenalty` (weight 2), to draw what it drew before (mean
-    squared change, weight 10), and the fresh ones' oriented gradients to be the films', all
+    In each round, latents whose samples `quality.memorization` flags, or would at `margin` times
+    its limit, are looked for. From batches of 16 of these, the nearest most often, and 112 fresh
+    ones, the generator then learns `losses.CopyPenalty` (weight 2), to draw what it drew before
+    (mean squared change, weight 10), and the fresh ones' oriented gradients to be the films', all
     together (`losses.ClassMMD` of `losses.hog_maps`).
 
     Args:
@@ -261,14 +271,15 @@ def keep_off(generator, films, rounds=2, steps=100, draws=12_000, seed=0, trunca
         seed: Integer seed of all draws.
         truncation: As of `networks.truncated`, from the first round on.
         hog: Weight of the oriented gradients, 0 for near copies alone.
+        margin: How far off samples are kept, as a multiple of the screen's limit, at least 1.
 
     Returns:
         A generator of the same layers, and a factor on the latents where `truncation` is below 1,
         with weights of its own.
 
     Raises:
-        ValueError: If the generator is conditional, frozen or of another size, truncation or hog is
-            out of range, or the films are of fewer than 3 patients or all the same.
+        ValueError: If the generator is conditional, frozen or of another size, truncation, hog
+            or margin is out of range, or the films are of fewer than 3 patients or all the same.
 
     Example:
         >>> generator = keep_off(generators["covid"], train.only("covid"))
@@ -278,6 +289,8 @@ def keep_off(generator, films, rounds=2, steps=100, draws=12_000, seed=0, trunca
     check_patients(films)
     if not 0 <= hog < np.inf:
         raise ValueError(f"hog is a weight, 0 or above. Received: {hog}")
+    if not 1 <= margin < np.inf:
+        raise ValueError(f"margin is a multiple of the limit, 1 or above. Received: {margin}")
     generator = trainable(generator)
     if len(generator.inputs) > 1:
         raise ValueError(f"{generator.name} draws several classes: give the generator of one")
@@ -293,7 +306,7 @@ def keep_off(generator, films, rounds=2, steps=100, draws=12_000, seed=0, trunca
     for number in range(1, rounds + 1):
         latents = rng.standard_normal(shape, np.float32)
         found = memorization(images_of(tuned, latents), films.images, patients=films.patients)
-        bound = 1.12 * found["limit"][0]
+        bound = margin * found["limit"][0]
         near = found[found["distance"] < bound].nsmallest(1_000, "distance").sort_index()
         if near.empty:
             if not hog:

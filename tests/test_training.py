@@ -181,7 +181,11 @@ def test_keeping_off_brings_gradients_nearer_and_truncates_for_good():
     )
     assert after < 0.7 * before
     np.testing.assert_array_equal(draw(alone, 20), draw(generator, 20, truncation=0.7))
-    for wrong, message in ({"truncation": 1.5}, "must be in"), ({"hog": -1}, "0 or above"):
+    for wrong, message in (
+        ({"truncation": 1.5}, "must be in"),
+        ({"hog": -1}, "0 or above"),
+        ({"margin": 0.5}, "1 or above"),
+    ):
         with pytest.raises(ValueError, match=message):
             keep_off(generator, films, **wrong)
 
@@ -203,8 +207,11 @@ def test_the_command_keeps_saved_generators_off_their_films(tmp_path, capsys):
     kept = load_model(tmp_path / "kept" / "copy-normal")
     assert not np.array_equal(draw(kept, 5), draw(generator, 5))
     assert main(words) == 0 and "kept off before" in capsys.readouterr().out
-    assert main([*words[:3], str(tmp_path)]) == 1
-    assert "give another folder" in capsys.readouterr().err
+    was = draw(kept, 5)
+    for others in [*words, "--seed", "1"], [*words[:3], str(tmp_path)]:
+        assert main(others) == 1
+        assert "give another folder" in capsys.readouterr().err
+    np.testing.assert_array_equal(draw(load_model(tmp_path / "kept" / "copy-normal"), 5), was)
 
 
 def test_keeping_off_needs_a_generator_of_one_class_and_films_of_patients():
