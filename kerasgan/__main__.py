@@ -492,7 +492,7 @@ def _kept_off(generator, card, seen, place, arguments):
     facts = {name: card[name] for name in told if name in card}
     options = {name: getattr(arguments, name) for name in ("seed", "hog", "truncation", "margin")}
     facts["truncation"] = facts.get("truncation", 1) * options["truncation"]
-    words = [f"--{name} {value:g}" for name, value in options.items()]
+    words = [f"--{name} {value}" for name, value in options.items()]
     command = f"python -m kerasgan keep-off MODELS {seen.name} FOLDER {' '.join(words)}"
     facts["command"] = f"{card.get('command', 'unknown')}; {command}"
     if (place / "card.json").is_file():
