@@ -77,24 +77,25 @@ def _readable(films):
 
     from kerasgan.reading import image_size, read_square, squared
 
-    if films.size is not None and films.size <= _SIDE:
+    side, stored = min(films.size or _SIDE, _SIDE), not (films.index["path"] == "").any()
+    if films.size == side and not stored:
         return films, [], pd.Series(dtype=object)
 
     def read(path):
         try:
-            return image_size(path), read_square(path, _SIDE)[0]
+            return image_size(path), read_square(path, side)[0]
         except (ValueError, OSError) as error:
             return None, str(error)
 
-    if (films.index["path"] == "").any():
-        results = [((films.size, films.size), squared(x[..., 0], _SIDE)) for x in films.images]
-    else:
+    if stored:
         threads = Parallel(n_jobs=-1, backend="threading")
         results = threads(delayed(read)(path) for path in films.index["path"])
+    else:
+        results = [((films.size, films.size), squared(x[..., 0], side)) for x in films.images]
     good = np.array([size is not None for size, _ in results])
     names = films.index["filename"].to_numpy()
     unread = [(names[i], results[i][1]) for i in np.flatnonzero(~good)]
-    part = replace(films.take(good), size=_SIDE, _pixels={})
+    part = replace(films.take(good), size=side, _pixels={})
     part._pixels["images"] = np.array([results[i][1] for i in np.flatnonzero(good)])[..., None]
     return part, unread, pd.Series([results[i][0] for i in np.flatnonzero(good)])
 
