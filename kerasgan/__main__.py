@@ -637,7 +637,7 @@ def _quality(arguments):
         from kerasgan.runs import write_text
 
         write_text(arguments.out, table.to_csv(index=False))
-        figure = plots.plot_quality(table)
+        figure = plots.plot_quality(table, note=films.note)
         plots.save_figure(figure, Path(arguments.out).with_suffix(".png"))
         copies = Path(arguments.out).with_suffix(".copies.csv")
         write_text(copies, _near_copies(real, samples).to_csv(index=False))
@@ -799,13 +799,20 @@ def _reproduction(arguments):
     again = arguments.again or compare.MAIN_ARMS
     arms, seeds = compare.REFERENCE_ARMS, range(first, arguments.seeds)
     fitted = {(arm.name, seed) for arm, seed, _ in compare.plan(arms, sets, seeds, again)}
-    earlier = report.earlier_rows(path, fitted, films, arguments.transfer, first > 0)
+    options = {
+        "epochs": arguments.epochs,
+        "passes": arguments.passes,
+        "double_softmax": not arguments.single_softmax,
+    }
+    made = options | {f"synthetic {suffix}".strip(): own.hash for suffix, own in sets.items()}
+    earlier = report.earlier_rows(path, fitted, films, arguments.transfer, first > 0, made)
 
     def together(table):
         return pd.concat([earlier, table, fast], ignore_index=True)
 
     def save(table):
         write_text(path, together(table).to_csv(index=False))
+        report.write_options(path, made)
 
     if arguments.transfer:
         encoder = transfer_encoder(arguments.transfer)
@@ -818,10 +825,8 @@ def _reproduction(arguments):
             seeds,
             save,
             again=again,
-            epochs=arguments.epochs,
-            passes=arguments.passes,
-            double_softmax=not arguments.single_softmax,
             n_jobs=arguments.jobs,
+            **options,
         )
     )
     report.write_reproduction(films, table, arguments.folder, out)

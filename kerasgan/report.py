@@ -2,13 +2,14 @@
 
 import base64
 import html
+import json
 import shlex
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from kerasgan.runs import read_table, write_text
+from kerasgan.runs import read_json, read_table, write_text
 from kerasgan.sources import COLLECTIONS
 
 _FIGURES = (
@@ -27,6 +28,10 @@ _FIGURES = (
     ("confusion", "Confusion", "True class in rows, predicted class in columns."),
     ("history", "Classifier training", "The test curve is watched, never used to choose."),
 )
+
+
+# What a table of the reproduction was made with, where nothing beside it says otherwise.
+STUDY = {"epochs": 750, "passes": 100, "double_softmax": True}
 
 
 def caution(films):
@@ -181,6 +186,8 @@ def check_tables(out, films, n_splits, classifier, first_repeat=0):
         raise ValueError(
             f"{path} is of other films, or of another --size: give another --out, or move it away"
         )
+    if set(table["fold"]) - set(range(n_splits)):
+        raise ValueError(f"{path} has more than {n_splits} folds: give another --out")
     for repeat in range(first_repeat):
         own = table[(table["classifier"] == classifier) & (table["repeat"] == repeat)]
         if set(own["fold"]) != set(range(n_splits)):
@@ -215,8 +222,8 @@ def write_evaluation(films, folder, out, n_splits, classifiers, go_on=False):
     predictions = crossval.read_predictions(folder, classifiers)
     comparison = crossval.scores_of(predictions, films)
     known, sizes = write_rows(out, "comparison", comparison, go_on), (len(films) - n_test, n_test)
+    comparison = known[known["classifier"].isin(comparison["classifier"])]
     if go_on:
-        comparison = known[known["classifier"].isin(comparison["classifier"])]
         predictions, figures = None, {}
     else:
         figures = _figures_of_predictions(predictions, films, classifier)
@@ -225,8 +232,8 @@ def write_evaluation(films, folder, out, n_splits, classifiers, go_on=False):
     if go_on:
         levels = _with_pooled(out, "levels", levels)
         statistics = crossval.adjusted(_with_pooled(out, "statistics", statistics))
-    write_rows(out, "levels", levels)
-    write_rows(out, "statistics", statistics)
+    write_rows(out, "levels", levels, go_on)
+    write_rows(out, "statistics", statistics, go_on)
     if len(statistics):
         figures["differences"] = plots.plot_contrasts(statistics, note=films.note)
     for name, figure in figures.items():
@@ -277,7 +284,7 @@ def write_rows(out, name, table, go_on=False):
         name: `"comparison"`, first of all, or another, which keeps the classifiers it has.
         table: The table.
         go_on: Whether a comparison's rows of its own classifiers that it lacks stay as well, such
-            as those of earlier repeats.
+            as those of earlier repeats, and all rows of ensembles of these.
 
     Returns:
         The table as written.
@@ -299,16 +306,20 @@ def write_rows(out, name, table, go_on=False):
 
 
 def _beside(before, table, known, go_on):
-    replaced = {part for name in set(table["classifier"]) for part in name.split(" + ")}
+    def parts(name):
+        return [name] if go_on else name.split(" + ")
+
+    replaced = {part for name in set(table["classifier"]) for part in parts(name)}
     replaced -= {"scikit-learn"}  # baselines belong to all
-    stays = np.array([replaced.isdisjoint(name.split(" + ")) for name in before["classifier"]])
+    stays = np.array([replaced.isdisjoint(parts(name)) for name in before["classifier"]])
+    if "data_hash" not in table:
+        stays &= before["classifier"].isin(known - {"scikit-learn"})
+        return pd.concat([before[stays], table])
     keys = [name for name in table if name not in ("value", "data_hash")]
     if go_on:
         rows = (pd.MultiIndex.from_frame(each[keys]) for each in (before, table))
         stays |= ~next(rows).isin(next(rows))
     kept = before[stays]
-    if "data_hash" not in table:
-        return pd.concat([kept[kept["classifier"].isin(known - {"scikit-learn"})], table])
     both = pd.concat([kept, table], ignore_index=True)
     values = both.groupby(keys)["value"]
     other = (values.max() - values.min() > 1e-5).any()  # processors differ by less
@@ -317,7 +328,7 @@ def _beside(before, table, known, go_on):
     return both[~both.duplicated(keys, keep="last")]
 
 
-def earlier_rows(path, fitted, films, transfer=False, needed=False):
+def earlier_rows(path, fitted, films, transfer=False, needed=False, made=None):
     """Reads the rows that stay in a table of `compare.reproduce` when some arms are fitted anew.
 
     Args:
@@ -326,12 +337,14 @@ def earlier_rows(path, fitted, films, transfer=False, needed=False):
         films: The collection's `Films`.
         transfer: Whether the evaluation `transfer` is made anew, too.
         needed: Whether there must be a table, to go on from.
+        made: Dict of the options, and hashes of the synthetic sets, of what is fitted; those of the
+            table are in a `.json` file beside it, of one without such a file the study's.
 
     Returns:
         The other rows, with what was published as `compare.with_published` has it today.
 
     Raises:
-        ValueError: If the table is damaged, or of other films.
+        ValueError: If the table is damaged, or rows that stay are of other films or options.
         FileNotFoundError: If it is needed and not there.
     """
     from kerasgan.compare import with_published
@@ -349,7 +362,23 @@ def earlier_rows(path, fitted, films, transfer=False, needed=False):
     keys = zip(table["arm"], table["seed"], strict=True)
     again = np.array([key in fitted for key in keys], bool)
     linear = table["evaluation"] == "transfer"
-    return with_published(table[np.where(linear, not transfer, ~again)], films)
+    kept = table[np.where(linear, not transfer, ~again)]
+    beside = path.with_suffix(".json")
+    before = read_json(beside, remedy) if beside.is_file() else STUDY
+    fits = (kept["evaluation"] != "transfer").any()
+    for name in sorted(before.keys() & (made or {}).keys()) if fits else ():
+        if before[name] != made[name]:
+            raise ValueError(
+                f"{path} was made with {name}={before[name]}: {remedy}. Received: {made[name]}"
+            )
+    return with_published(kept, films)
+
+
+def write_options(path, made):
+    """Notes beside a table of a reproduction what it was made with, as of `earlier_rows`."""
+    beside = path.with_suffix(".json")
+    before = read_json(beside, "move it away") if beside.is_file() else {}
+    write_text(beside, json.dumps({**before, **made}, indent=2) + "\n")
 
 
 def write_reproduction(films, table, folder, out):

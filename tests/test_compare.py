@@ -26,7 +26,7 @@ from kerasgan.compare import (
 )
 from kerasgan.films import Films
 from kerasgan.networks import build_classifier
-from kerasgan.report import earlier_rows, write_reproduction
+from kerasgan.report import earlier_rows, write_options, write_reproduction
 from kerasgan.synthesis import classic_set
 
 SHORT = {"epochs": 3, "batches": 2, "passes": 4}
@@ -272,6 +272,11 @@ def test_a_reproduction_goes_on_from_an_earlier_table(reproduced, films16, tmp_p
     with pytest.raises(FileNotFoundError, match="from seed 0"):
         earlier_rows(tmp_path / "none.csv", fitted, films16, needed=True)
     assert earlier_rows(tmp_path / "none.csv", fitted, films16) is None
+    made = {"epochs": 750, "passes": 100, "synthetic": "a"}
+    for now in {"epochs": 9}, {"synthetic": "b"}:
+        with pytest.raises(ValueError, match="was made with .* give another --out"):
+            earlier_rows(path, fitted, films16, made={**made, **now})
+        write_options(path, made)
 
 
 def test_a_linear_model_learns_from_the_same_arms(reproduced):

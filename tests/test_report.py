@@ -113,6 +113,10 @@ def test_an_evaluation_becomes_tables_and_figures(films16, tmp_path):
     assert names == {f"comparison-resnet-{n}" for n in ("differences", "confusion", "reliability")}
 
     shutil.copytree(tmp_path / "out", tmp_path / "again")
+    for name in "comparison", "statistics", "levels":  # an ensemble of that repeat
+        own = pd.read_csv(path := tmp_path / "again" / f"{name}.csv")
+        own = [own, own[own["classifier"] == "resnet"].assign(classifier="resnet + transfer")]
+        pd.concat(own).to_csv(path, index=False)
     for path in (tmp_path / "cells").glob("*/*.csv"):  # a further repeat, of another folder
         if path.stem != "synthetic only":
             own = pd.read_csv(path).assign(fold=int(path.parent.name[-1]), repeat=1)
@@ -122,7 +126,10 @@ def test_an_evaluation_becomes_tables_and_figures(films16, tmp_path):
     assert set(scores["repeat"]) == {0, 1} and len(scores) > 1.8 * len(table)
     folds = tests[tests["metric"] == "specificity"].set_index("arm")["n"]
     assert folds["synthetic only"] == 2 and folds["classic + synthetic"] == 4
-    stored = pd.read_csv(tmp_path / "again" / "statistics.csv")
+    for name in "comparison", "statistics", "levels":
+        stored = pd.read_csv(tmp_path / "again" / f"{name}.csv")
+        assert "resnet + transfer" in set(stored["classifier"]), "goes on without the ensemble"
+    stored = pd.read_csv(tmp_path / "again" / "statistics.csv").query("classifier == 'resnet'")
     assert "synthetic only" in set(stored[stored["n"] == len(films16)]["arm"])
     assert not stored.duplicated(["arm", "metric", "classifier"]).any()
     pooled = stored["metric"].isin(["sensitivity_bootstrap", "accuracy_mcnemar"])
@@ -131,6 +138,7 @@ def test_an_evaluation_becomes_tables_and_figures(films16, tmp_path):
     was = statistics[kept][columns].reset_index(drop=True)
     pd.testing.assert_frame_equal(stored[pooled][columns].reset_index(drop=True), was)
     first, later = (pd.read_csv(tmp_path / f / "levels.csv") for f in ("out", "again"))
+    later = later.query("classifier != 'resnet + transfer'")
     pooled = (x[x["metric"].str.endswith("_bootstrap")] for x in (first, later))
     pd.testing.assert_frame_equal(*(x.reset_index(drop=True) for x in pooled))
     assert first.query("metric == 'sensitivity'")["n"].eq(2).all()
@@ -157,6 +165,8 @@ def test_an_evaluation_becomes_tables_and_figures(films16, tmp_path):
     with pytest.raises(ValueError, match="of other films"):
         check_tables(tmp_path / "out", other, 2, "cnn")
     check_tables(tmp_path / "again", films16, 2, "resnet", first_repeat=2)
+    with pytest.raises(ValueError, match="more than 1 folds"):
+        check_tables(tmp_path / "again", films16, 1, "resnet")
     with pytest.raises(ValueError, match="folds .0, 1. of repeat 0 of resnet, not 3"):
         check_tables(tmp_path / "again", films16, 3, "resnet", first_repeat=1)
     with pytest.raises(FileNotFoundError, match="to go on from"):
