@@ -474,6 +474,7 @@ def contrasts(scores, n_train, n_test, predictions=None, classifier=None, contro
     Returns:
         DataFrame `arm, kind, control, classifier, metric, difference, low, high, p, p_adjusted, n,
         primary`, where `n` is the number of folds, or of films for the two metrics of predictions;
+        specificity, which is sensitivity where there are two classes, is not tested there;
         p-values are adjusted by Holm's method over all but the primary contrast, which is the
         corrected t-test of `PRIMARY` in macro sensitivity, alone.
     """
@@ -497,6 +498,8 @@ def contrasts(scores, n_train, n_test, predictions=None, classifier=None, contro
     table = pd.DataFrame(rows, columns=columns)
     table.insert(1, "kind", table["arm"].map(kinds))
     table.loc[table["kind"] == "baseline", "p"] = np.nan
+    if len({*scores["class"]} - {"macro"}) == 2:  # of two classes it is the sensitivity once more
+        table.loc[table["metric"] == "specificity", "p"] = np.nan
     table["primary"] = (
         (table["arm"] == PRIMARY[0])
         & (table["control"] == PRIMARY[1])
@@ -674,9 +677,12 @@ def source_confusion(predictions, arm="no covid films", without="covid"):
         without: The class.
 
     Returns:
-        Series from class to the share of those films taken for it, the class itself left out.
+        Series from class to the share of those films taken for it, the class itself left out;
+        empty where there is no such arm.
     """
     own = predictions[(predictions["arm"] == arm) & (predictions["class"] == without)]
     known = [name for name in own if name.startswith("p_") and name != f"p_{without}"]
+    if own.empty:
+        return pd.Series(dtype=float)
     taken = own[known].idxmax(axis=1).str[2:]
     return taken.value_counts(normalize=True).reindex([name[2:] for name in known], fill_value=0.0)

@@ -73,6 +73,8 @@ class Mix:
             )
         if not (self.duplicated or self.synthetic or self.originals and self.schedule == "mixed"):
             raise ValueError(f"{self.name}: nothing to learn from; give duplicated= or synthetic=")
+        if not self.originals and self.schedule != "mixed":
+            raise ValueError(f"{self.name}: schedule {self.schedule!r} ends with originals")
 
     @property
     def drawn(self):

@@ -72,6 +72,8 @@ def simulate_films(
             "test_per_class must be from 0 to below n_per_class. "
             f"Received: test_per_class={test_per_class}, n_per_class={n_per_class}"
         )
+    if films_per_patient is not None and films_per_patient < 1:
+        raise ValueError(f"films_per_patient must be at least 1. Received: {films_per_patient}")
     own = []
     while len(own) < n_per_class:
         person = own[-1] + 1 if own else 0

@@ -200,6 +200,8 @@ def test_further_arms_and_probes_run(films, tmp_path, chosen, gans):
     if "no covid films" in chosen:
         taken = source_confusion(predictions)
         assert taken.sum() == pytest.approx(1) and "covid" not in taken
+    else:
+        assert source_confusion(predictions).empty, "the probe was not run"
 
 
 def test_what_cannot_run_is_refused_before_anything_is_noted(films, tmp_path):
@@ -396,6 +398,18 @@ def test_statistics_hold_both_kinds_of_rows_and_test_no_baseline():
     assert found.loc["real"]["p"].isna().all() and found.loc["real"]["low"].notna().all()
 
 
+def test_with_two_classes_specificity_is_not_tested_beside_sensitivity():
+    table = scores(0.05)
+    table = pd.concat([table, table.query("metric == 'sensitivity'").assign(metric="specificity")])
+    of_classes = [table.assign(**{"class": name}) for name in ("a", "b", "c")]
+    tested = [
+        contrasts(pd.concat([table, *of_classes[:n]]), 240, 60).set_index("metric")["p"].notna()
+        for n in (2, 3)
+    ]
+    assert not tested[0]["specificity"].any() and tested[1]["specificity"].all()
+    assert tested[0]["sensitivity"].all() and tested[1]["sensitivity"].all()
+
+
 def test_the_detectable_effect_shrinks_with_folds_and_grows_with_noise():
     few, many = (detectable(scores(0.0, folds), 240, 60, "cnn") for folds in (5, 25))
     assert 0 < many < few < detectable(scores(0.0, 5, noise=0.05), 240, 60, "cnn")
@@ -431,6 +445,7 @@ def test_false_positives_are_rare_on_null_data():
         {"synthetic": np.nan},
         {"schedule": "annealed"},  # with nothing to anneal away
         {"originals": False},
+        {"originals": False, "synthetic": 1, "schedule": "first"},
     ],
 )
 def test_an_arm_that_means_nothing_is_refused(wrong):

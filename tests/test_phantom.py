@@ -50,6 +50,8 @@ def test_classes_can_be_learnt_but_not_at_a_glance():
 def test_bad_numbers_are_refused():
     with pytest.raises(ValueError, match="n_per_class=4"):
         simulate_films(4)
+    with pytest.raises(ValueError, match="films_per_patient must be"):
+        simulate_films(4, test_per_class=1, films_per_patient=-1)
     for labels, size, patients in (([0], 8, None), ([4], 16, None), ([0], 16, [1, 2])):
         with pytest.raises(ValueError, match="Received"):
             simulate(labels, size, patients=patients)
