@@ -311,7 +311,7 @@ class GAN(keras.Model):
     def _average(self, step):
         step = tf.cast(step, tf.float32)
         decay = tf.minimum(self.ema, (1 + step) / (10 + step)) if self.ema else 0.0
-        for average, value in zip(self.averaged.variables, self.generator.variables, strict=True):
+        for average, value in zip(self.averaged.weights, self.generator.weights, strict=True):
             average.assign(value + decay * (average - value))
 
     def _track(self, g_loss, d_loss, real_logits, fake_logits):

@@ -529,7 +529,7 @@ def compare_films(
         encoder: as of `compare_sets`; the best that can be had by default.
         authors: dict from class to the published samples, or None.
         reference_set: name of the real films, for the table.
-        test: test `Films`, or None.
+        test: test `Films`, or None; those of classes that `real` has not are left out.
         discriminators: dict from a generator's name to its discriminator, a model (images[,
             classes]) -> logits, or None.
         seed: seed of all choices.
@@ -558,6 +558,7 @@ def compare_films(
         tables.append(compare_sets(own.images, sets, encoder, theirs, **options, seed=seed))
         tables.append(_memorized(own, everyone, kind, reference_set))
     if test is not None:
+        test = test.only(*(kind for kind in test.classes if kind in real.classes))
         if len(real.classes) > 1:
             tables.append(_tstr(real, everyone, test, tables[0]))
         tables.append(_membership(real, everyone, test, discriminators or {}, reference_set))
@@ -585,7 +586,7 @@ def _memorized(own, everyone, kind, reference_set):
 
 def _tstr(real, everyone, test, like):
     look = stretch if "authors" in everyone else lambda images: images
-    films = look(test.images), test.labels
+    films = look(test.images), [real.classes.index(kind) for kind in test.index["class"]]
     floor = train_on_synthetic_test_on_real(look(real.images), real.labels, *films)["accuracy"]
     rows = []
     for name, sets in everyone.items():

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from kerasgan import quality
 from kerasgan.augment import AdaptiveAugment, DiffAugment
-from kerasgan.callbacks import Checkpoint
+from kerasgan.callbacks import Checkpoint, SampleGrid
 from kerasgan.films import to_float
 from kerasgan.gan import GAN, draw
 from kerasgan.losses import hog_maps
@@ -98,6 +98,18 @@ def test_the_average_warms_up_and_follows(films16):
     first = small_gan().generator.get_weights()
     moved = max(np.abs(a - b).max() for a, b in zip(gan.averaged.get_weights(), first, strict=True))
     assert 0 < away < moved  # a fixed decay of 0.999 would have stayed at the start
+
+
+def test_generators_of_any_layers_train(films16, tmp_path):
+    latent, label = keras.Input((8,)), keras.Input((), dtype="int32")
+    x = keras.layers.Concatenate()([latent, keras.layers.CategoryEncoding(4, "one_hot")(label)])
+    x = keras.layers.Dropout(0.3)(keras.layers.Dense(256, activation="tanh")(x))
+    generator = keras.Model([latent, label], keras.layers.Reshape((16, 16, 1))(x))
+    gan = GAN(generator, build_discriminator(16, width=4, n_classes=4), ema=0.9)
+    gan.compile(keras.optimizers.Adam(1e-3), keras.optimizers.Adam(1e-3))
+    grids = SampleGrid(tmp_path, every=1)  # of as many classes as nobody knows
+    gan.fit(films16.batches(16, labels=True), verbose=0, callbacks=[grids])
+    assert gan.generate(2, 3).shape == (2, 16, 16, 1) and not [*tmp_path.iterdir()]
     none = small_gan(ema=0)
     none.fit(films16.batches(16), epochs=1, verbose=0)
     for a, b in zip(none.averaged.get_weights(), none.generator.get_weights(), strict=True):

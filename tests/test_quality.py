@@ -6,10 +6,12 @@ import sys
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 
 from kerasgan import quality
 from kerasgan.films import Films
+from kerasgan.phantom import simulate_films
 
 COLUMNS = "generator,class,reference_set,encoder,metric,value,low,high,floor,authors"
 
@@ -501,6 +503,15 @@ def test_the_published_samples_name_is_theirs_alone(films16):
     sets = {name: films16.only(name).images for name in films16.classes}
     with pytest.raises(ValueError, match="call a generator something else"):
         quality.compare_films(films16, {"authors": sets}, quality.Encoder.hog())
+
+
+def test_test_films_are_matched_by_the_names_of_their_classes():
+    simulated = simulate_films(20, size=16, test_per_class=6)
+    real = simulated.split("train").only("normal", "pneumonia_vir")
+    fakes = {"same": {name: real.only(name).images for name in real.classes}}
+    tests = simulated.split("test"), simulated.split("test").only(*real.classes)
+    tables = [quality.compare_films(real, fakes, quality.Encoder.hog(), test=x) for x in tests]
+    pd.testing.assert_frame_equal(*tables)
 
 
 @pytest.mark.parametrize("fake", [films(20, size=16), films(5)])
