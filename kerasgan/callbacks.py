@@ -1,6 +1,7 @@
 """Callbacks: exact resume, sample grids, a stop on numbers that are none."""
 
 import contextlib
+import itertools
 import json
 import os
 import sys
@@ -41,7 +42,7 @@ class Checkpoint(keras.callbacks.Callback):
     def __init__(self, folder, every=1):
         super().__init__()
         self.folder, self.every = Path(folder), every
-        self.history, self.restored = [], False
+        self.history, self.restored, self.unsaved = [], False, None
 
     @property
     def path(self):
@@ -87,9 +88,16 @@ class Checkpoint(keras.callbacks.Callback):
         """Notes the epoch's means and saves when one is due."""
         logs = {name: float(value) for name, value in (logs or {}).items()}
         self.history.append({"epoch": epoch + 1, **logs})
-        last = epoch + 1 == self.params.get("epochs")
-        if all(np.isfinite(list(logs.values()))) and (last or (epoch + 1) % self.every == 0):
+        finite, last = all(np.isfinite(list(logs.values()))), epoch + 1 == self.params.get("epochs")
+        due = last or (epoch + 1) % self.every == 0
+        self.unsaved = epoch + 1 if finite and not due else None
+        if finite and due:
             self._save(epoch + 1)
+
+    def on_train_end(self, logs=None):
+        """Saves the last epoch of a training that another callback stopped."""
+        if self.unsaved:
+            self._save(self.unsaved)
 
     def _save(self, epoch):
         state = {f"v{i}": np.asarray(v) for i, v in enumerate(_variables(self.model))}
@@ -129,8 +137,9 @@ def _read(path):
         if epoch < 0 or not isinstance(history, list):
             raise ValueError("the history is no list")
         return state | {"history": history, "epoch": epoch}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        aside = path.with_suffix(".damaged")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        names = (path.with_suffix(f".damaged{number or ''}") for number in itertools.count())
+        aside = next(name for name in names if not name.exists())
         with contextlib.suppress(FileNotFoundError):  # another worker was faster
             os.replace(path, aside)
         # On stderr, which `run` shows from its notebooks.
@@ -214,7 +223,8 @@ class SampleGrid(keras.callbacks.Callback):
     Args:
         folder: Folder of the grids, made if missing.
         every: Epochs from one grid to the next; the last epoch is always drawn.
-        count: Images in a grid, a row of them per class for a conditional GAN.
+        count: Images in a grid, a row of them per class for a conditional GAN; of one whose number
+            of classes is not known, as of those without an `Embedding`, there are no grids.
         seed: Integer seed of the latents.
     """
 
@@ -229,7 +239,10 @@ class SampleGrid(keras.callbacks.Callback):
             return
         import cv2
 
-        rows = range(classes_of(self.model.generator)) if self.model.conditional else [None]
+        n_classes = classes_of(self.model.generator) if self.model.conditional else 1
+        if n_classes == np.inf:
+            return
+        rows = range(n_classes) if self.model.conditional else [None]
         images = [self.model.generate(self.count, label, self.seed) for label in rows]
         grid = np.vstack([np.hstack(list(row)) for row in images])
         path = self.folder / f"epoch-{epoch + 1:05d}.png"

@@ -551,7 +551,9 @@ def save_films(films, folder):
         write_bytes(path, content)
     index = films.index.assign(path=[str(path) for path in paths])
     index["filename"] = [path.name for path in paths]
-    stored = replace(films, index=index, _pixels=dict(films._pixels))
+    # But for the hash, which covers file names.
+    pixels = {name: value for name, value in films._pixels.items() if name != "hash"}
+    stored = replace(films, index=index, _pixels=pixels)
     write_index(stored, folder)
     for path in (before or set()) - set(paths):
         path.unlink(missing_ok=True)

@@ -93,10 +93,18 @@ def _begin(films, folder, paths, size, fit):
                 f"{folder} holds films of size={there[0]!r}, fit={there[1]!r}; choose another "
                 f"folder. Received: size={size}, fit={fit!r}"
             )
-        known = about.get("sources") if isinstance(about.get("sources"), dict) else {}
+        if not isinstance(known := about.get("sources"), dict):
+            raise ValueError(f"{folder} holds a set of other films; choose another folder")
     if (folder / UNFINISHED).is_file():
         before = read_json(folder / UNFINISHED, "choose another folder").get("files", [])
     names = [path.relative_to(folder).as_posix() for path in paths]
+    # Whatever their splits: these may have been made anew.
+    earlier = {tuple(str(name).split("/")[-2:]) for name in known}
+    if known and earlier.isdisjoint(path.parts[-2:] for path in paths):
+        raise ValueError(
+            f"{folder} holds films prepared from others, such as {next(iter(known))}; choose "
+            "another folder"
+        )
     marks = dict(zip(names, _marks(films), strict=True))
     other = [name for name in marks if name in known and _changed(marks[name], known[name])]
     other = {name: folder / name for name in other if (folder / name).is_file()}

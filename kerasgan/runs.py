@@ -1,5 +1,6 @@
 """Runs: the folder a chain of notebooks works in, its settings, and the profiles of sizes."""
 
+import errno
 import json
 import os
 import zipfile
@@ -474,9 +475,10 @@ def read_arrays(path):
         check_archive(path)
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (FileNotFoundError, PermissionError, IsADirectoryError):
-        raise
     except Exception as error:  # zipfile, zlib and NumPy raise many kinds for damaged files
+        # A disk's own trouble is none of the file's; a damaged one sends zipfile to odd places.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
         raise ValueError(f"{path} is no readable .npz file: {error}") from None
     if other := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
         raise ValueError(f"{path} is no .npz file: {other[0]} in it is no array")

@@ -324,7 +324,7 @@ def _folder(folder, size, pattern, test_share, seed, keep):
     else:
         films = _films(index, folder.name, size, skipped)
     if keep and (undivided or pattern and nameless):
-        _keep(index, folder)
+        _keep(index if table is not None else index.drop(columns="path"), folder)
     return films
 
 
@@ -477,7 +477,7 @@ def _patient(pattern, name):
 def _keep(index, folder):
     """Saves the split made for a folder in its `index.csv`, where that can be written."""
     first = ["split", "class", "filename", "patient"]
-    others = [name for name in index if name not in (*first, "path")]
+    others = [name for name in index if name not in first]
     table = index[first + others].to_csv(index=False)
     try:
         write_text(folder / "index.csv", table)

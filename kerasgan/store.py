@@ -166,7 +166,10 @@ def _save(model, role, folder, trained_on, facts, images=None, trained_with=None
         "intended_use": _INTENDED_USE,
         "limits": _LIMITS if public else _OTHER_LIMITS,
     }
-    write_model(model, folder / f"{role}.keras")
+    new = folder / f"new-{role}.keras"
+    write_model(model, new)
+    (folder / "card.json").unlink(missing_ok=True)  # of a model before, it must not stand for this
+    os.replace(new, folder / f"{role}.keras")
     if images is not None and len(images):
         write_bytes(folder / "samples.png", _png_grid(images))
     else:
@@ -478,7 +481,8 @@ def check_trained_on(card, films, held_out=None):
     if held_out is not None and (seen := shared_patients(card, held_out)):
         raise ValueError(
             f"generator {card['name']} was trained on patients of the test films: "
-            f"{', '.join(seen[:5])}; train it on the training films alone"
+            f"{', '.join(seen[:5])}; train it on the training films alone, or, where a picture is "
+            "in both splits (the audit names it), take it out of one and train anew"
         )
     data = card["data"]
     if data.get("hash") != films.hash:

@@ -85,8 +85,33 @@ def test_a_damaged_checkpoint_gives_way_to_the_previous_one(films16, tmp_path, c
     again, other = small_gan(), Checkpoint(tmp_path)
     assert other.restore(again) == 2 and len(other.history) == 2
     assert "set aside" in capsys.readouterr().err
+    other.path.write_bytes(b"")  # the second to be set aside
     other._previous.write_bytes(b"")
     assert Checkpoint(tmp_path).restore(small_gan()) == 0
+    assert len(list(tmp_path.glob("checkpoint.damaged*"))) == 2
+
+
+def test_a_checkpoint_that_cannot_be_read_for_now_is_not_called_damaged(films16, tmp_path):
+    gan, checkpoint = small_gan(), Checkpoint(tmp_path)
+    gan.fit(films16.batches(16), epochs=1, callbacks=[checkpoint], verbose=0)
+    kept = checkpoint.path.rename(tmp_path / "kept.npz")
+    checkpoint.path.mkdir()  # an OSError, as of a disk that is gone
+    with pytest.raises(IsADirectoryError):
+        Checkpoint(tmp_path).restore(small_gan())
+    checkpoint.path.rmdir()
+    kept.replace(checkpoint.path)
+    assert Checkpoint(tmp_path).restore(small_gan()) == 1
+
+
+def test_a_training_that_is_stopped_early_is_saved(films16, tmp_path):
+    class Enough(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = epoch == 2
+
+    gan = small_gan()
+    callbacks = [Enough(), Checkpoint(tmp_path, every=2)]
+    gan.fit(films16.batches(16), epochs=9, callbacks=callbacks, verbose=0)
+    assert Checkpoint(tmp_path).restore(small_gan()) == 3
 
 
 def test_a_clock_that_jumped_misleads_no_checkpoint(films16, tmp_path):

@@ -65,6 +65,14 @@ def test_misspelt_and_misplaced_arguments_are_named(films16):
         films16.batches(0)
 
 
+def test_a_stored_set_has_the_hash_that_it_is_loaded_with(films16, tmp_path):
+    names = films16.index["filename"].str.replace(".png", ".jpg")
+    films = dataclasses.replace(films16, index=films16.index.assign(filename=names), _pixels={})
+    films._pixels["images"] = films16.images
+    assert films.hash != (stored := save_films(films, tmp_path)).hash, "it covers file names"
+    assert stored.hash == load_films(tmp_path).hash
+
+
 def test_a_stored_set_is_replaced_whole(films16, tmp_path):
     save_films(films16, tmp_path)
     (tmp_path / "train" / "mine.png").write_bytes(b"not of the set")

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from kerasgan import preparation
+from kerasgan.films import save_films
 from kerasgan.preparation import prepare
 from kerasgan.sources import load_films
 
@@ -156,6 +157,16 @@ def test_films_are_not_prepared_among_others_nor_where_they_would_be_a_class(raw
     with pytest.raises(ValueError, match="own holds index.csv: choose another folder"):
         prepare(films, own, 16)
     assert (own / "index.csv").read_text() == "filename,age\n" and not (raw / "prepared").exists()
+    stored = save_films(prepare(films, tmp_path / "out", 16), tmp_path / "set")
+    others = replace(
+        films, index=films.index.assign(filename="of-others-" + films.index["filename"])
+    )
+    for folder, reason in (tmp_path / "set", "a set of other"), (tmp_path / "out", "from others"):
+        kept = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        with pytest.raises(ValueError, match=f"holds .*{reason}.*choose another folder"):
+            prepare(others, folder, 16)
+        assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == kept
+    assert stored.hash == load_films(tmp_path / "set").hash
 
 
 def test_a_stopped_preparation_goes_on_by_its_own_fit_alone(raw, tmp_path, monkeypatch):

@@ -280,13 +280,15 @@ def test_a_split_that_knew_no_patients_is_not_taken_for_one_by_patient(tmp_path)
 
 def test_an_index_keeps_its_columns_and_its_patients(tmp_path):
     folder_of(tmp_path, {f"{k}/{i}_{k}.png": i for k in "ab" for i in range(6)})
-    rows = [f"{k},{i}_{k}.png,{k}{i // 2},{30 + i}" for k in "ab" for i in range(6)]
-    table = "\n".join(["class,filename,patient,age", *rows]) + "\n"
+    rows = [f"{k},{i}_{k}.png,{k}{i // 2},{30 + i},{i}.dcm" for k in "ab" for i in range(6)]
+    table = "\n".join(["class,filename,patient,age,path", *rows]) + "\n"
     (tmp_path / "index.csv").write_text(table)
     films = load_films(tmp_path, patient_pattern=r"(\d+)_")
     assert set(films.patients) == {f"{k}{i}" for k in "ab" for i in range(3)}
     kept = pd.read_csv(tmp_path / "index.csv", dtype=str)
-    assert list(kept) == ["split", "class", "filename", "patient", "age"]
+    assert list(kept) == ["split", "class", "filename", "patient", "age", "path"]
+    assert kept["path"].tolist() == [f"{i}.dcm" for k in "ab" for i in range(6)]
+    assert all(path.startswith(str(tmp_path)) for path in films.index["path"])
     assert kept["age"].tolist() == [str(30 + i) for k in "ab" for i in range(6)]
 
 

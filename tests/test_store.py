@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from kerasgan import runs
+from kerasgan import runs, store
 from kerasgan.__main__ import main
 from kerasgan.gan import GAN, draw
 from kerasgan.networks import build_classifier, build_discriminator, build_generator, one_class
@@ -221,8 +221,17 @@ def test_a_save_that_fails_leaves_the_old_model(saved, films16, monkeypatch):
     monkeypatch.setattr(other, "save", full, raising=False)
     with pytest.raises(OSError, match="No space"):
         save_generator(other, saved[1], films16.only("covid"))
-    assert (saved[1] / "generator.keras").read_bytes() == before
+    assert (saved[1] / "generator.keras").read_bytes() == before and read_card(saved[1])
     assert not list(saved[1].glob(".*"))
+
+
+def test_a_model_never_stands_under_the_card_of_another(films16, tmp_path, monkeypatch):
+    save_generator(build_generator(16, width=4), tmp_path, films16.only("covid"))
+    monkeypatch.setattr(store, "_png_grid", lambda images: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        save_generator(build_generator(16, width=4), tmp_path, films16.only("normal"))
+    with pytest.raises(FileNotFoundError, match="card.json"):
+        read_card(tmp_path)
 
 
 def test_films_are_known_again_when_their_patients_get_names(films16, tmp_path):
