@@ -559,6 +559,7 @@ def compare_films(
         tables.append(_memorized(own, everyone, kind, reference_set))
     if test is not None:
         test = test.only(*(kind for kind in test.classes if kind in real.classes))
+    if test is not None and len(test):
         if len(real.classes) > 1:
             tables.append(_tstr(real, everyone, test, tables[0]))
         tables.append(_membership(real, everyone, test, discriminators or {}, reference_set))
