@@ -137,6 +137,8 @@ def _read(path):
         if epoch < 0 or not isinstance(history, list):
             raise ValueError("the history is no list")
         return state | {"history": history, "epoch": epoch}
+    except FileNotFoundError:  # another worker set it aside
+        return None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         names = (path.with_suffix(f".damaged{number or ''}") for number in itertools.count())
         aside = next(name for name in names if not name.exists())

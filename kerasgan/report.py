@@ -313,7 +313,7 @@ def _beside(before, table, known, go_on):
     replaced -= {"scikit-learn"}  # baselines belong to all
     stays = np.array([replaced.isdisjoint(parts(name)) for name in before["classifier"]])
     if "data_hash" not in table:
-        stays &= before["classifier"].isin(known - {"scikit-learn"})
+        stays &= before["classifier"].isin(known - {"scikit-learn"}).to_numpy()
         return pd.concat([before[stays], table])
     keys = [name for name in table if name not in ("value", "data_hash")]
     if go_on:
