@@ -226,13 +226,18 @@ class Films:
     def hash(self):
         """sha256 over class, file name and pixels of every film, whatever their order."""
         if "hash" not in self._pixels:
-            rows = zip(self.index["class"], self.index["filename"], self.one_by_one(), strict=True)
-            lines = sorted(
-                f"{kind}/{name} {hashlib.sha256(image.tobytes()).hexdigest()}"
-                for kind, name, image in rows
-            )
+            rows = zip(self.index["class"], self.index["filename"], self._digests, strict=True)
+            lines = sorted(f"{kind}/{name} {digest}" for kind, name, digest in rows)
             self._pixels["hash"] = hashlib.sha256("\n".join(lines).encode()).hexdigest()
         return self._pixels["hash"]
+
+    @property
+    def _digests(self):
+        """sha256 of each film's pixels, (n,) strings."""
+        if "digests" not in self._pixels:
+            digests = [hashlib.sha256(x.tobytes()).hexdigest() for x in self.one_by_one()]
+            self._pixels["digests"] = np.array(digests, dtype=object)
+        return self._pixels["digests"]
 
     def take(self, positions):
         """Returns the films at these positions, in this order.
@@ -243,8 +248,8 @@ class Films:
         positions = np.asarray(positions)
         positions = np.flatnonzero(positions) if positions.dtype == bool else positions.astype(int)
         part = replace(self, index=self.index.iloc[positions].reset_index(drop=True), _pixels={})
-        if "images" in self._pixels:
-            part._pixels["images"] = self._pixels["images"][positions]
+        for name in {"images", "digests"} & set(self._pixels):
+            part._pixels[name] = self._pixels[name][positions]
         return part
 
     def split(self, name):
@@ -261,13 +266,19 @@ class Films:
         return self.take((self.index["split"] == name).to_numpy())
 
     def train_test(self):
-        """Returns the training and the test films; a patient on both sides is in test alone.
+        """Returns the training and the test films; who is on both sides is in test alone.
+
+        So is a picture that is on both sides, pixel by pixel, whatever names it goes by; films of
+        several sizes are compared by their patients only.
 
         Returns:
             `(train, test)`, two `Films`; without a test split all of `train`, and none.
         """
         train, test = self.split("train"), self.split("test")
-        return train.without_patients(set(test.patients)), test
+        train = train.without_patients(set(test.patients))
+        if self.size is not None and len(test):
+            train = train.take(~np.isin(train._digests, test._digests))
+        return train, test
 
     def only(self, *classes):
         """Returns the films of these classes alone, relabelled.

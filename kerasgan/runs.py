@@ -234,8 +234,8 @@ class Run:
     def split(self):
         """Returns the run's training and test films, split by patient.
 
-        Patients on both sides of the collection's own split leave the training films, but under
-        `protocol="reference"`.
+        Patients and pictures on both sides of the collection's own split leave the training films,
+        but under `protocol="reference"`.
 
         Returns:
             `(train, test)`, two `Films`.

@@ -115,13 +115,22 @@ def test_patients_leave_whole(films16):
 
 def test_a_patient_on_both_sides_is_in_test_alone():
     split, patients = ["train", "train", "test", "train"], ["a", "b", "a", "c"]
-    films = Films.from_arrays(
-        np.zeros((4, 16, 16), np.uint8), [0, 0, 1, 1], CLASSES[:2], patients=patients, split=split
-    )
+    images = np.arange(4, dtype=np.uint8)[:, None, None] + np.zeros((16, 16), np.uint8)
+    films = Films.from_arrays(images, [0, 0, 1, 1], CLASSES[:2], patients=patients, split=split)
     train, test = films.train_test()
     assert [*train.patients] == ["b", "c"] and [*test.patients] == ["a"]
     alone, none = films.take([1, 3]).train_test()
     assert len(alone) == 2 and not len(none)
+
+
+def test_a_picture_on_both_sides_is_in_test_alone():
+    images = np.random.default_rng(0).integers(0, 256, (4, 16, 16), np.uint8)
+    images[3] = images[1]
+    split = ["train", "train", "train", "test"]
+    films = Films.from_arrays(images, [0, 0, 1, 0], CLASSES[:2], split=split)
+    train, test = films.train_test()
+    assert [*train.index["filename"]] == ["film-00000.png", "film-00002.png"] and len(test) == 1
+    assert train.hash == films.take([0, 2]).hash  # what is kept of the films goes along
 
 
 @pytest.mark.parametrize("patients", [None, [None, "", np.nan, None]])
@@ -302,7 +311,7 @@ def test_films_of_equal_names_on_both_sides_are_of_different_patients(tmp_path):
             for i in range(count):
                 path = tmp_path / split / name / f"{i}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                cv2.imwrite(str(path), np.full((16, 16), 9 * i, np.uint8))
+                cv2.imwrite(str(path), np.full((16, 16), 9 * i + (split == "test"), np.uint8))
     films = load_films(tmp_path, size=16)
     train, _ = films.train_test()
     assert len(train) == 6 and len(set(films.patients)) == len(films) == 10
