@@ -86,6 +86,8 @@ def main():
     facts = json.loads((given.folder / "settings.json").read_text())["facts"]
     if facts["films"] != films.hash:
         parser.error(f"{given.folder} is of other films, or of another --size")
+    if facts["code"] != crossval.CODE:
+        parser.error(f"{given.folder} is of other code, whose GANs would be trained anew")
     steps, width = facts["gan_steps"], facts["gan_width"]
     judge = given.gan_encoder and short_hash(Path(given.gan_encoder).read_bytes())
     if judge != facts.get("gan_encoder"):
@@ -102,7 +104,8 @@ def main():
         if divmod(fold, facts["n_splits"]) not in trained or len(tables) == given.folds:
             continue
         place = given.folder / "gans", width, given.gan_encoder, given.held
-        gan = crossval.fold_gan(train, steps, *place)
+        seed = crossval.fold_seed(divmod(fold, facts["n_splits"]))
+        gan = crossval.fold_gan(train, steps, *place, seed)
         rows = measure(gan, train, test, encoder, given.keep_off)
         tables.append(pd.DataFrame(rows, columns=[*keys, "value", "floor"]))
         print(f"fold {fold} measured", flush=True)

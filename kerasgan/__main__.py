@@ -735,7 +735,18 @@ def _compare(arguments):
             f"--first-repeat must be of 0 to {arguments.repeats - 1}. Received: "
             f"{arguments.first_repeat}"
         )
-    report.check_tables(out, films, arguments.folds, classifiers[0], arguments.first_repeat)
+    settings = {
+        "n_splits": arguments.folds,
+        "steps": arguments.steps,
+        "gan_steps": arguments.gan_steps,
+        "gan_width": arguments.gan_width,
+        "classifiers": classifiers,
+        "encoder": _pretrained(arguments.encoder, arguments),
+        "gan_encoder": _pretrained(arguments.gan_encoder, arguments),
+    }
+    made = crossval.facts_of(films, **settings)
+    place = out, films, arguments.folds, classifiers[0], arguments.first_repeat
+    report.check_tables(*place, made)
 
     def save(folder):
         rows = crossval.read_scores(folder, films, classifiers)
@@ -751,21 +762,15 @@ def _compare(arguments):
         [*mixes.CORE_ARMS, *probes, *(further[name] for name in chosen)],
         arguments.folder,
         on_fold=save,
-        n_splits=arguments.folds,
+        **settings,
         repeats=arguments.repeats,
         first_repeat=arguments.first_repeat,
         seeds=tuple(range(arguments.seeds)),
-        steps=arguments.steps,
-        gan_steps=arguments.gan_steps,
-        gan_width=arguments.gan_width,
-        classifiers=classifiers,
-        encoder=_pretrained(arguments.encoder, arguments),
-        gan_encoder=_pretrained(arguments.gan_encoder, arguments),
         n_jobs=arguments.jobs,
         scheduler=arguments.scheduler,
     )
     scores, table = report.write_evaluation(
-        films, arguments.folder, out, arguments.folds, classifiers, go_on
+        films, arguments.folder, out, arguments.folds, classifiers, go_on, made
     )
     macro = scores[scores["class"] == "macro"]
     print(macro.pivot_table("value", ["classifier", "arm"], "metric").round(3).to_string())

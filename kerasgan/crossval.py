@@ -7,6 +7,7 @@ stopped evaluation goes on; folds run in parallel through joblib, also on a Dask
 
 import contextlib
 import functools
+import itertools
 import json
 import time
 from dataclasses import asdict
@@ -30,7 +31,7 @@ from kerasgan.scores import (
 POOLED = ("sensitivity_bootstrap", "specificity_bootstrap", "accuracy_mcnemar")  # of films
 _LEVELS = ("sensitivity", "specificity", "auc_bac_vir")
 _HELD = {"moments": 2.0, "hog": 4.0}  # what the held GANs were registered with
-CODE = "5"  # part of the cache key of a fold's GAN: raise it when the training recipe changes
+CODE = "6"  # part of the cache key of a fold's GAN: raise it when the training recipe changes
 BASELINES = ("HOG + SVM", "border only", "histogram only")
 PRIMARY = ("classic + synthetic", "classic + duplicated")
 
@@ -75,7 +76,7 @@ def cross_validate(films, arms=CORE_ARMS, folder="crossval", on_fold=None, **set
     from kerasgan.networks import build_projected_discriminator
     from kerasgan.store import load_safely
 
-    settings = _settings(settings)
+    settings, fixed = _prepared(films, settings)
     left_out = films.classes if len(films.classes) > 2 else ()
     arms = [arm for arm in arms if arm.without in ("", *left_out)]
     if len({_path(Path(), arm.name, "", 0) for arm in arms}) != len(arms):  # also as file names
@@ -83,28 +84,17 @@ def cross_validate(films, arms=CORE_ARMS, folder="crossval", on_fold=None, **set
     folder = absolute(folder)
     # All that may be unfit is tried before anything is noted.
     folds = list(films.fold_positions(*(settings[k] for k in ("n_splits", "repeats", "seed"))))
-    fixed = {name: settings[name] for name in _FIXED}
     if "transfer" in settings["classifiers"]:
-        if settings["encoder"] is None:
-            raise ValueError("transfer needs encoder=, hog or the path of a .keras file")
-        settings["encoder"], fixed["encoder"] = _saved_encoder(settings["encoder"], films)
         transfer_encoder(settings["encoder"])
     if settings["gan_encoder"] is not None:
-        settings["gan_encoder"], fixed["gan_encoder"] = _saved_encoder(
-            settings["gan_encoder"], films
-        )
-        if settings["gan_encoder"] == "hog":
-            raise ValueError("gan_encoder is a .keras file: no GAN is judged by hog")
         build_projected_discriminator(load_safely(settings["gan_encoder"]), films.size)
     if unknown := (films.index["patient"] == "").sum():
         print(
             f"WARNING: the patients of {unknown} films are not known, so each counts as a patient: "
             "one person's films may be in training and test folds, and scores too good"
         )
-    rows = films.index[["class", "filename", "patient"]].to_csv(index=False)
-    fixed["patients"] = short_hash(rows)  # whom the folds part
     with locked(folder):
-        begin(folder, {arm.name: asdict(arm) for arm in arms}, films=films.hash, code=CODE, **fixed)
+        begin(folder, {arm.name: asdict(arm) for arm in arms}, **fixed)
         jobs = [
             (arms, films, fold, divmod(number, settings["n_splits"]), folder, settings)
             for number, fold in enumerate(folds)
@@ -151,6 +141,39 @@ def _settings(given):
         if isinstance(settings[name], str) or set(settings[name]) - set(values):
             raise ValueError(f"{name} are several of {values}. Received: {settings[name]!r}")
     return settings
+
+
+def facts_of(films, **settings):
+    """What all results of an evaluation have in common, and a later one must share to join it.
+
+    Args:
+        films: The `Films`.
+        **settings: As of `cross_validate`.
+
+    Returns:
+        Dict from name to value: hashes of films, patients and encoders, the settings, and `CODE`.
+
+    Raises:
+        ValueError: As of `cross_validate`.
+    """
+    return _prepared(films, settings)[1]
+
+
+def _prepared(films, given):
+    """The settings, with encoders by their absolute paths, and the facts of `facts_of`."""
+    settings = _settings(given)
+    fixed = {"films": films.hash, "code": CODE, **{name: settings[name] for name in _FIXED}}
+    if "transfer" in settings["classifiers"]:
+        if settings["encoder"] is None:
+            raise ValueError("transfer needs encoder=, hog or the path of a .keras file")
+        settings["encoder"], fixed["encoder"] = _saved_encoder(settings["encoder"], films)
+    if (encoder := settings["gan_encoder"]) == "hog":
+        raise ValueError("gan_encoder is a .keras file: no GAN is judged by hog")
+    if encoder is not None:
+        settings["gan_encoder"], fixed["gan_encoder"] = _saved_encoder(encoder, films)
+    rows = films.index[["class", "filename", "patient"]].to_csv(index=False)
+    fixed["patients"] = short_hash(rows)  # whom the folds part
+    return settings, fixed
 
 
 def _saved_encoder(path, films):
@@ -237,8 +260,10 @@ def run_fold(arms, train, test, place, folder, settings):
         else:
             if arm.synthetic and arm.gan not in samples:
                 most = max(each.drawn for each in arms if each.gan == arm.gan)
-                samples[arm.gan] = _samples(train, most, arm.gan, folder / "gans", settings)
-            chances = _predict(arm, train, test, samples.get(arm.gan), classifier, seed, settings)
+                place_of = folder / "gans", settings, fold_seed(place)
+                samples[arm.gan] = _samples(train, most, arm.gan, *place_of)
+            drawn, own = samples.get(arm.gan), fold_seed(place, seed)
+            chances = _predict(arm, train, test, drawn, classifier, own, settings)
         facts = {"kind": arm.kind, "classifier": classifier, "repeat": place[0], "fold": place[1]}
         table = test.index[["filename", "class"]].assign(patient=test.patients)
         table.insert(0, "arm", arm.name)
@@ -247,6 +272,19 @@ def run_fold(arms, train, test, place, folder, settings):
         write_text(_path(home, arm.name, classifier, seed), table.to_csv(index=False))
         what = f"repeat {place[0]}, fold {place[1]}: {arm.name}, {classifier}, seed {seed}"
         tqdm.write(f"{what}: {time.monotonic() - began:.0f} s")
+
+
+def fold_seed(place, seed=0):
+    """A seed of its own for every fold: were it one for all, its luck would be in every fold.
+
+    Args:
+        place: `(repeat, fold)`.
+        seed: Integer seed of the evaluation's.
+
+    Returns:
+        An integer below 2^30.
+    """
+    return int(np.random.default_rng([*place, seed]).integers(2**30))
 
 
 def _home(folder, place):
@@ -271,7 +309,7 @@ def _path(home, arm, classifier, seed):
     return home / f"{''.join(c if c.isalnum() or c in '.-' else '_' for c in name)}.csv"
 
 
-def _samples(train, ratio, kind, folder, settings):
+def _samples(train, ratio, kind, folder, settings, seed):
     """Samples of GANs fitted to the training fold; trained once, then cached.
 
     Returns `Samples`, `ratio` times the films of each class.
@@ -284,17 +322,17 @@ def _samples(train, ratio, kind, folder, settings):
     for part in parts:
         steps = -(-settings["gan_steps"] // len(parts))
         width, encoder = settings["gan_width"], settings["gan_encoder"]
-        gan = fold_gan(part, steps, folder, width, encoder, held=kind == "held")
+        gan = fold_gan(part, steps, folder, width, encoder, kind == "held", seed)
         for label, name in enumerate(part.classes):
             own = train.classes.index(name)
             count = int(np.ceil(ratio * (part.labels == label).sum()))
-            images.append(draw(gan.averaged, count, label, seed=own))
+            images.append(draw(gan.averaged, count, label, seed=seed + own))
             labels.append(np.full(count, own))
             realism.append(verdicts(gan.discriminator, images[-1], label))
     return Samples(*(np.concatenate(each) for each in (images, labels, realism)))
 
 
-def fold_gan(films, steps, folder, width, encoder=None, held=False):
+def fold_gan(films, steps, folder, width, encoder=None, held=False, seed=0):
     """Trains the GAN of a training fold, or reads it back where it was trained before.
 
     Args:
@@ -305,6 +343,7 @@ def fold_gan(films, steps, folder, width, encoder=None, held=False):
         encoder: Path of a `.keras` file whose features the discriminator judges, or `None`.
         held: `True` holds the samples to the films' HOG and, with an encoder, to the moments of
             its maps, by the weights `_HELD`; `False` to neither.
+        seed: Integer seed of the training.
 
     Returns:
         The trained conditional `GAN` of `kerasgan.best_gan` as registered in results/protocol.md:
@@ -313,7 +352,7 @@ def fold_gan(films, steps, folder, width, encoder=None, held=False):
     from kerasgan.store import load_safely
     from kerasgan.training import HELD, best_gan, epochs_of, fit_gan
 
-    recipe = {"steps": steps, "width": width, "code": CODE}
+    recipe = {"steps": steps, "width": width, "code": CODE, "seed": seed}
     changes = dict.fromkeys(HELD, 0.0)
     if held:
         changes |= _HELD
@@ -325,7 +364,7 @@ def fold_gan(films, steps, folder, width, encoder=None, held=False):
         changes["encoder"] = load_safely(encoder)
     key = short_hash(f"{films.hash} {json.dumps(recipe)}")
     epochs = epochs_of(steps, films)
-    gan = best_gan(films.size, width, len(films.classes), steps, seed=0, **changes)
+    gan = best_gan(films.size, width, len(films.classes), steps, seed=seed, **changes)
     fit_gan(gan, films, epochs, folder / key, 32, every=max(1, epochs // 4), grids=1)
     return gan
 
@@ -484,16 +523,14 @@ def contrasts(scores, n_train, n_test, predictions=None, classifier=None, contro
     rows = []
     for name in networks:
         for metric in ("sensitivity", "specificity", "auc_bac_vir", "accuracy"):
-            folds = _folds(scores, name, metric)
-            for arm in _others(folds, control):
-                paired = (folds[arm] - folds[control]).dropna()
+            for arm, own in _pairs(scores[_macro(scores, metric)], name, control):
+                paired = _differences(own, arm, control)
                 if len(paired) > 1:
                     test = corrected_t_test(paired, n_train, n_test)
                     rows.append((arm, control, name, metric, *test, len(paired)))
         if predictions is not None:
-            films = _by_film(predictions, name)
-            for arm in _others(films["right"], control):
-                rows += [(arm, control, name, *row) for row in _pooled(films, arm, control)]
+            for arm, own in _pairs(predictions, name, control):
+                rows += [(arm, control, name, *row) for row in _pooled(own, arm, control)]
     columns = ["arm", "control", "classifier", "metric", "difference", "low", "high", "p", "n"]
     table = pd.DataFrame(rows, columns=columns)
     table.insert(1, "kind", table["arm"].map(kinds))
@@ -518,24 +555,36 @@ def adjusted(table):
     return table
 
 
-def _folds(scores, classifier, metric):
-    """A macro metric of a classifier's arms and the baselines, a row a fold, seeds averaged."""
-    wanted = (scores["class"] == "macro") & (scores["metric"] == metric)
-    own = scores[wanted & scores["classifier"].isin([classifier, "scikit-learn"])]
-    return own.pivot_table("value", ["repeat", "fold"], "arm", sort=False)
+def _macro(scores, metric):
+    return (scores["class"] == "macro") & (scores["metric"] == metric) & scores["value"].notna()
 
 
-def _others(table, control):
-    return table.columns.drop(control) if control in table else []
+def _pairs(table, classifier, control):
+    """Pairs (arm, rows of it and of the control) of a classifier's arms and the baselines.
+
+    Rows are those of the folds, and of the seeds, that both have; a baseline knows no seed.
+    """
+    table = table[table["classifier"].isin([classifier, "scikit-learn"])]
+    for arm in table["arm"].unique():
+        own = table[table["arm"].isin([arm, control])]
+        seeds = [] if "scikit-learn" in set(own["classifier"]) else ["seed"]
+        own = own[own.groupby(["repeat", "fold", *seeds])["arm"].transform("nunique") == 2]
+        if len(own):
+            yield arm, own
 
 
-def _by_film(predictions, classifier):
+def _differences(scores, arm, control):
+    """What an arm has more than the control, a value a fold, seeds averaged."""
+    folds = scores.pivot_table("value", ["repeat", "fold"], "arm")
+    return folds[arm] - folds[control]
+
+
+def _by_film(own):
     """Per film and arm: the share of right predictions, and whether the pooled one is right.
 
     A film is predicted once a repeat and seed, never by a model that saw its patient; its pooled
     prediction is the class of the highest mean probability.
     """
-    own = predictions[predictions["classifier"].isin([classifier, "scikit-learn"])]
     columns = [name for name in own if name.startswith("p_")]
     classes = np.array([name[2:] for name in columns])
     keys = ["class", "filename", "patient", "arm"]
@@ -550,10 +599,9 @@ def _right(table, columns, classes):
     return (chosen == table["class"].to_numpy()).astype(float)
 
 
-def _pooled(films, arm, control):
+def _pooled(predictions, arm, control):
     """Rows (metric, difference, low, high, p, n) of two arms on the films both predicted."""
-    films = films[[(part, name) for part in ("right", "pooled") for name in (arm, control)]]
-    films = films.dropna()
+    films = _by_film(predictions).dropna()
     patients = films.index.get_level_values("patient")
     kinds = pd.factorize(films.index.get_level_values("class"))[0]
     gain = {
@@ -630,8 +678,8 @@ def detectable(scores, n_train, n_test, classifier, wanted_power=0.8):
         classifier: The classifier of the primary contrast.
         wanted_power: Probability of finding it.
     """
-    folds = _folds(scores, classifier, "sensitivity")
-    paired = (folds[PRIMARY[0]] - folds[PRIMARY[1]]).dropna()
+    pairs = dict(_pairs(scores[_macro(scores, "sensitivity")], classifier, PRIMARY[1]))
+    paired = _differences(pairs[PRIMARY[0]], *PRIMARY)
     return minimum_detectable_effect(paired.std(), len(paired), n_train, n_test, wanted_power)
 
 
@@ -642,28 +690,35 @@ _SEEN = {
 }
 
 
+_MEANT = {"sensitivity": "macro sensitivity", "auc_bac_vir": "AUC, bacterial against viral,"}
+
+
 def shortcut_warnings(scores, share=0.8):
     """Names the probes that see no lungs, or no shapes, and score nearly as well as the best arm.
 
     Args:
         scores: Table of `cross_validate`.
-        share: Share of the best arm's gain over chance, in macro sensitivity, that is worth a
-            warning.
+        share: Share of the best arm's gain over chance, in macro sensitivity or in the AUC of
+            bacterial against viral pneumonia, that is worth a warning.
 
     Returns:
-        List of sentences, empty if no probe reaches it.
+        List of sentences, empty if no probe reaches it: one for each classifier and metric, the
+        best arm and the probes being the classifier's own, and baselines any one's.
     """
-    macro = scores[(scores["class"] == "macro") & (scores["metric"] == "sensitivity")]
-    mean = macro.groupby(["arm", "kind"])["value"].mean().reset_index("kind")
-    best = mean.loc[mean["kind"] != "baseline", "value"].max()
-    chance = 1 / (scores["class"].nunique() - 1)
-    probes = mean["value"].reindex(_SEEN).dropna()
-    return [
-        f"{name}: macro sensitivity {value:.3f} {_SEEN[name]}, the best arm {best:.3f}. "
-        "Scores say more about where the films come from than about disease."
-        for name, value in probes.items()
-        if best > chance and value - chance > share * (best - chance)
-    ]
+    found = []
+    chances = {"sensitivity": 1 / (scores["class"].nunique() - 1), "auc_bac_vir": 0.5}
+    networks = scores.loc[scores["classifier"] != "scikit-learn", "classifier"].unique()
+    for classifier, (metric, chance) in itertools.product(networks, chances.items()):
+        own = scores[scores["classifier"].isin([classifier, "scikit-learn"])]
+        mean = own[_macro(own, metric)].groupby(["arm", "kind"])["value"].mean().reset_index("kind")
+        best = mean.loc[mean["kind"] != "baseline", "value"].max()
+        found += [
+            f"{name}: {_MEANT[metric]} {value:.3f} {_SEEN[name]}, the best arm of {classifier} "
+            f"{best:.3f}. Scores say more about where the films come from than about disease."
+            for name, value in mean["value"].reindex(_SEEN).dropna().items()
+            if best > chance and value - chance > share * (best - chance)
+        ]
+    return found
 
 
 def source_confusion(predictions, arm="no covid films", without="covid"):

@@ -147,7 +147,8 @@ def training_sets(arm, train, samples, seed):
     Returns:
         List of `(share of the steps, uint8 images, int labels)`.
     """
-    rng, counts = np.random.default_rng(seed), np.bincount(train.labels)
+    # Not the stream that `fit_transfer` draws from.
+    rng, counts = np.random.default_rng([seed, 1]), np.bincount(train.labels)
     if arm.without in train.classes:
         counts[train.classes.index(arm.without)] = 0
     own = np.flatnonzero(train.index["class"].to_numpy() != arm.without)

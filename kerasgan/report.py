@@ -157,7 +157,7 @@ def write_report(run, stages=()):
     return path
 
 
-def check_tables(out, films, n_splits, classifier, first_repeat=0):
+def check_tables(out, films, n_splits, classifier, first_repeat=0, made=None):
     """Refuses, before anything is computed, a folder of tables that an evaluation cannot join.
 
     Args:
@@ -166,9 +166,12 @@ def check_tables(out, films, n_splits, classifier, first_repeat=0):
         n_splits: Folds a repeat.
         classifier: The classifier whose earlier repeats are gone on from.
         first_repeat: The first repeat that is not in the tables yet.
+        made: `crossval.facts_of` of the evaluation that is to go on from earlier repeats, or
+            `None` if it is not known what these were made with.
 
     Raises:
-        ValueError: If they are those of a run, of other films, or lack folds of earlier repeats.
+        ValueError: If they are those of a run, of other films or, to go on from, of other settings,
+            or lack folds of an arm in earlier repeats.
         FileNotFoundError: If there are none to go on from.
     """
     out, path = Path(out), Path(out) / "comparison.csv"
@@ -190,14 +193,41 @@ def check_tables(out, films, n_splits, classifier, first_repeat=0):
         raise ValueError(f"{path} has more than {n_splits} folds: give another --out")
     for repeat in range(first_repeat):
         own = table[(table["classifier"] == classifier) & (table["repeat"] == repeat)]
-        if set(own["fold"]) != set(range(n_splits)):
+        folds = own.groupby("arm")["fold"].unique().map(set)
+        if own.empty or (folds != set(range(n_splits))).any():
+            arm, has = min(folds.items(), key=lambda item: len(item[1]), default=("any arm", set()))
             raise ValueError(
-                f"{path} has the folds {sorted(set(own['fold']))} of repeat {repeat} of "
-                f"{classifier}, not {n_splits}: evaluate these first, or give another --out"
+                f"{path} has the folds {sorted(map(int, has))} of repeat {repeat} of {classifier}, {arm}, "
+                f"not {n_splits}: evaluate these first, or give another --out"
+            )
+    if first_repeat and made:
+        _check_made(out, classifier, made)
+
+
+def _check_made(out, classifier, made):
+    """Refuses to go on from rows of a classifier that other settings, films or code have made."""
+    path = out / "comparison.json"
+    known = read_json(path, "move it away") if path.is_file() else {}
+    before, made = known.get(classifier), json.loads(json.dumps(_made_of(classifier, made)))
+    if not isinstance(before, dict):
+        raise ValueError(
+            f"{path} does not say what the rows of {classifier} were made with: evaluate from "
+            "repeat 0, or give another --out"
+        )
+    for name in sorted(before.keys() | made.keys()):
+        if before.get(name) != made.get(name):
+            raise ValueError(
+                f"the rows of {classifier} in {out} were made with {name}={before.get(name)}: "
+                f"evaluate from repeat 0, or give another --out. Received: {made.get(name)}"
             )
 
 
-def write_evaluation(films, folder, out, n_splits, classifiers, go_on=False):
+def _made_of(classifier, made):
+    """Of the facts of an evaluation those that concern a classifier."""
+    return {k: v for k, v in made.items() if k != "encoder" or classifier == "transfer"}
+
+
+def write_evaluation(films, folder, out, n_splits, classifiers, go_on=False, made=None):
     """Writes tables and figures of a cross-validation, none with a film's pixels in it.
 
     Args:
@@ -209,6 +239,8 @@ def write_evaluation(films, folder, out, n_splits, classifiers, go_on=False):
         classifiers: Names of the classifiers, that of the primary contrast first.
         go_on: Whether to go on from the earlier repeats that `out` has: the t-tests are then of all
             folds; what is of predictions (bootstrap, McNemar, the other figures) stays.
+        made: `crossval.facts_of` of the evaluation, noted in `comparison.json` by classifier, so
+            that no later repeat of other settings goes on from it.
 
     Returns:
         `(comparison, statistics)`, the two tables.
@@ -232,6 +264,11 @@ def write_evaluation(films, folder, out, n_splits, classifiers, go_on=False):
     if go_on:
         levels = _with_pooled(out, "levels", levels)
         statistics = crossval.adjusted(_with_pooled(out, "statistics", statistics))
+    if made:
+        path = out / "comparison.json"
+        known = read_json(path, "move it away") if path.is_file() else {}
+        known |= {name: _made_of(name, made) for name in classifiers}
+        write_text(path, json.dumps(known, indent=2) + "\n")
     write_rows(out, "levels", levels, go_on)
     write_rows(out, "statistics", statistics, go_on)
     if len(statistics):
@@ -427,11 +464,11 @@ def _shortcuts(run, films):
 
     train, test = run.split()
     rows = read_table(run.folder / "comparison.csv", "run notebook 04_comparison again")
-    found = [rows[rows["evaluation"] == "deterministic"]]
+    found = [rows[rows["evaluation"] == "deterministic"].assign(classifier="cnn")]
     for name in crossval.BASELINES[1:]:
         chances = crossval.baseline(name, train, test)
         table = scores.classification_scores(test.labels, chances, films.classes)
-        found.append(table.assign(arm=name, kind="baseline"))
+        found.append(table.assign(arm=name, kind="baseline", classifier="scikit-learn"))
     return crossval.shortcut_warnings(pd.concat(found))
 
 

@@ -363,16 +363,16 @@ def predicted(effect, rng, patients=60, repeats=2):
             chances = np.full((len(patient), 4), 0.1)
             chances[np.arange(len(patient)), np.where(right, label, (label + 1) % 4)] = 0.7
             table = pd.DataFrame(chances, columns=[f"p_{i}" for i in range(4)])
-            table = table.assign(arm=arm, classifier="cnn", repeat=repeat, seed=0)
+            table = table.assign(arm=arm, classifier="cnn", repeat=repeat, fold=0, seed=0)
             rows.append(table.assign(**{"class": label.astype(str), "patient": patient}))
     return pd.concat([rows[i].assign(filename=rows[i].index) for i in range(len(rows))])
 
 
 def pooled(effect, seed):
-    from kerasgan.crossval import _by_film, _pooled
+    from kerasgan.crossval import _pooled
 
-    films = _by_film(predicted(effect, np.random.default_rng(seed)), "cnn")
-    return {row[0]: row[1:] for row in _pooled(films, *PRIMARY)}
+    predictions = predicted(effect, np.random.default_rng(seed))
+    return {row[0]: row[1:] for row in _pooled(predictions, *PRIMARY)}
 
 
 def test_pooled_predictions_cover_the_null_and_find_a_planted_effect():
@@ -398,6 +398,18 @@ def test_statistics_hold_both_kinds_of_rows_and_test_no_baseline():
     assert found.loc["real"]["p"].isna().all() and found.loc["real"]["low"].notna().all()
 
 
+def test_arms_are_paired_by_the_repeats_and_seeds_that_both_have():
+    table, predictions = scores(0.0, noise=0.0), predicted(0.0, np.random.default_rng(0))
+    same = predictions[predictions["arm"] == PRIMARY[1]]
+    again = same.assign(arm=PRIMARY[0])  # one arm twice, of which one repeat alone is there
+    predictions = pd.concat([same, again[again["repeat"] == 1]])
+    worse = table[table["arm"] == PRIMARY[1]].assign(seed=1)
+    worse["value"] -= 0.5  # a seed of the control alone
+    found = contrasts(pd.concat([table, worse]), 240, 60, predictions)
+    own = found[found["arm"] == PRIMARY[0]].set_index("metric")
+    assert own["difference"].abs().max() < 1e-9 and own.loc["accuracy_mcnemar", "p"] == 1
+
+
 def test_with_two_classes_specificity_is_not_tested_beside_sensitivity():
     table = scores(0.05)
     table = pd.concat([table, table.query("metric == 'sensitivity'").assign(metric="specificity")])
@@ -416,13 +428,18 @@ def test_the_detectable_effect_shrinks_with_folds_and_grows_with_noise():
 
 
 def test_a_probe_that_nearly_reaches_the_best_is_warned_of():
-    columns = ["arm", "kind", "class", "metric", "value"]
-    rows = [("real", "real", "macro", "sensitivity", 0.8)]
-    rows += [("border only", "baseline", "macro", "sensitivity", 0.75)]
-    rows += [("no lungs", "baseline", "macro", "sensitivity", 0.5)]
-    rows += [("real", "real", name, "sensitivity", 0.8) for name in "abcd"]
-    (warning,) = shortcut_warnings(pd.DataFrame(rows, columns=columns))
-    assert "border only" in warning and "0.750" in warning
+    columns = ["arm", "kind", "classifier", "class", "metric", "value"]
+    rows = [("real", "real", "cnn", "macro", "sensitivity", 0.8)]
+    rows += [("real", "real", "transfer", "macro", "sensitivity", 0.99)]
+    rows += [("real", "real", "transfer", "macro", "auc_bac_vir", 0.8)]
+    rows += [("border only", "baseline", "scikit-learn", "macro", "sensitivity", 0.75)]
+    rows += [("border only", "baseline", "scikit-learn", "macro", "auc_bac_vir", 0.6)]
+    rows += [("histogram only", "baseline", "scikit-learn", "macro", "auc_bac_vir", 0.79)]
+    rows += [("no lungs", "baseline", "cnn", "macro", "sensitivity", 0.5)]
+    rows += [("real", "real", "cnn", name, "sensitivity", 0.8) for name in "abcd"]
+    of_one, of_kinds = shortcut_warnings(pd.DataFrame(rows, columns=columns))
+    assert "border only: macro sensitivity 0.750" in of_one and "of cnn 0.800" in of_one
+    assert "histogram only: AUC" in of_kinds and "of transfer 0.800" in of_kinds
 
 
 def test_false_positives_are_rare_on_null_data():

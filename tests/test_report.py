@@ -164,10 +164,24 @@ def test_an_evaluation_becomes_tables_and_figures(films16, tmp_path):
         write_rows(tmp_path / "out", "comparison", read_scores(tmp_path / "cells", other))
     with pytest.raises(ValueError, match="of other films"):
         check_tables(tmp_path / "out", other, 2, "cnn")
+    missing = pd.read_csv(tmp_path / "again" / "comparison.csv")
+    assert "synthetic only" not in set(missing.query("repeat == 1")["arm"])
     check_tables(tmp_path / "again", films16, 2, "resnet", first_repeat=2)
+    with pytest.raises(ValueError, match="does not say what the rows of resnet were made with"):
+        check_tables(tmp_path / "again", films16, 2, "resnet", 2, {"steps": 300})
+    write_evaluation(films16, tmp_path / "later", tmp_path / "again", **options, made={"steps": 2})
+    check_tables(tmp_path / "again", films16, 2, "resnet", 2, {"steps": 2, "encoder": "hog"})
+    with pytest.raises(ValueError, match="made with steps=2: .* Received: 300"):
+        check_tables(tmp_path / "again", films16, 2, "resnet", 2, {"steps": 300})
+    half = missing.query("arm != 'real' or fold == 0")
+    write_text(tmp_path / "half" / "comparison.csv", half.to_csv(index=False))
+    for name in "statistics", "levels":
+        shutil.copy(tmp_path / "again" / f"{name}.csv", tmp_path / "half")
+    with pytest.raises(ValueError, match="folds .0. of repeat 0 of resnet, real, not 2"):
+        check_tables(tmp_path / "half", films16, 2, "resnet", first_repeat=2)
     with pytest.raises(ValueError, match="more than 1 folds"):
         check_tables(tmp_path / "again", films16, 1, "resnet")
-    with pytest.raises(ValueError, match="folds .0, 1. of repeat 0 of resnet, not 3"):
+    with pytest.raises(ValueError, match="folds .0, 1. of repeat 0 of resnet, .*, not 3"):
         check_tables(tmp_path / "again", films16, 3, "resnet", first_repeat=1)
     with pytest.raises(FileNotFoundError, match="to go on from"):
         check_tables(tmp_path / "new", films16, 2, "resnet", first_repeat=1)
