@@ -1,6 +1,7 @@
 """The command line: `python -m kerasgan run | prepare | audit | quality | compare | ...`."""
 
 import argparse
+import contextlib
 import errno
 import logging
 import os
@@ -41,6 +42,17 @@ def main(arguments=None):
     except (ValueError, OSError, ImportError, MemoryError, FloatingPointError) as error:
         reason = " ".join(f"{error}{_REMEDIES.get(getattr(error, 'errno', None), '')}".split())
         print(f"kerasgan: {reason}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        library = sys.modules.get("tensorflow")
+        if library is None or not isinstance(error, library.errors.OpError):
+            raise
+        reason = (error.message or type(error).__name__).splitlines()[0]
+        print(
+            f"kerasgan: TensorFlow stopped, perhaps for want of memory: {reason}. What is finished "
+            "is kept: try a smaller --size, --width or batch",
+            file=sys.stderr,
+        )
         return 1
     except BrokenExecutor:
         print(
@@ -131,7 +143,13 @@ def _parser():
     synthesise.add_argument("--count", type=_count, default=100, help="images a class")
     synthesise.add_argument("--seed", type=_seed, default=0)
     synthesise.add_argument("--truncation", type=float, default=1.0, help="below 1: less variety")
-    synthesise.add_argument("--screen", help="films trained on: leave out what comes near to one")
+    screening = synthesise.add_mutually_exclusive_group()
+    screening.add_argument(
+        "--screen",
+        help="films trained on, by default the card's collection where it can be had: leave out "
+        "what comes near to one",
+    )
+    screening.add_argument("--no-screen", action="store_true")
 
     quality = _command(commands, "quality", _quality, "measure generated images beside real ones")
     quality.add_argument(
@@ -261,11 +279,11 @@ def _seed(text):
 
 
 def _run(arguments):
-    from kerasgan.runs import Run
+    from kerasgan.runs import Run, locked, run_folder
 
-    run = Run(arguments.name, arguments.profile, arguments.data, arguments.seed)
-    with run.lock():
-        return _run_stages(run)
+    # Held before its settings are looked at: a second run's are not to be written over them.
+    with locked(run_folder(arguments.name), "choose another run name (RUN=name)"):
+        return _run_stages(Run(arguments.name, arguments.profile, arguments.data, arguments.seed))
 
 
 def _run_stages(run):
@@ -346,11 +364,12 @@ def _print_results(run, report):
 
 def _prepare(arguments):
     from kerasgan.preparation import prepare
+    from kerasgan.runs import locked
     from kerasgan.sources import load_films
 
-    films = prepare(
-        load_films(arguments.data), arguments.folder, size=arguments.size, fit=arguments.fit
-    )
+    raw = load_films(arguments.data)
+    with locked(arguments.folder):
+        films = prepare(raw, arguments.folder, size=arguments.size, fit=arguments.fit)
     print(films.counts().to_string())
     for file, reason in films.skipped:
         print(f"passed over {file}: {reason}")
@@ -449,6 +468,7 @@ def _train_reference(train, arguments):
 
 def _keep_off(arguments):
     """Saved generators, moved off their films by `keep_off`, with cards that say so."""
+    from kerasgan.runs import locked
     from kerasgan.sources import load_films
     from kerasgan.store import load_model, models_called, read_card
 
@@ -462,8 +482,9 @@ def _keep_off(arguments):
     models = {place: (load_model(place), read_card(place)) for place in places}
     films = load_films(arguments.data, size=models[places[0]][0].output_shape[1])
     sides = [_trained_on(card, films) for _, card in models.values()]  # refuses other films
-    for (place, (generator, card)), side in zip(models.items(), sides, strict=True):
-        print(_kept_off(generator, card, side, out / place.name, arguments))
+    with locked(out):
+        for (place, (generator, card)), side in zip(models.items(), sides, strict=True):
+            print(_kept_off(generator, card, side, out / place.name, arguments))
 
 
 def _trained_on(card, films):
@@ -533,8 +554,7 @@ def _synthesise(arguments):
 
     from kerasgan.films import Films, save_films
     from kerasgan.gan import draw
-    from kerasgan.runs import write_text
-    from kerasgan.sources import load_films
+    from kerasgan.runs import locked, write_text
     from kerasgan.store import load_model, read_card
     from kerasgan.synthesis import draw_fresh
 
@@ -545,13 +565,7 @@ def _synthesise(arguments):
     if not classes:
         raise ValueError(f"the card of {arguments.model} names no classes; save the model again")
     size, conditional = generator.output_shape[1], len(generator.inputs) > 1
-    films = load_films(arguments.screen, size=size) if arguments.screen else None
-    if films is None:
-        print("not screened for copies of films: --screen FILMS leaves out what comes near to one")
-    else:
-        films.only(*classes)  # refuses films that lack one
-        if text := _of_other_films(card, films):
-            print(f"WARNING: {text}")
+    films = _screening_films(card, size, arguments)
     images, tables = [], []
     for label, name in enumerate(classes):
         which = label if conditional else None
@@ -566,19 +580,40 @@ def _synthesise(arguments):
     labels = np.repeat(range(len(classes)), arguments.count)
     facts = {"name": f"samples of {card['name']}", "note": films.note if films else ""}
     facts["filenames"] = [f"synthetic-{i:05d}.png" for i in range(arguments.count)] * len(classes)
-    made = save_films(
-        Films.from_arrays(np.concatenate(images), labels, classes, **facts), arguments.folder
-    )
-    distances.unlink(missing_ok=True)  # of samples drawn there before
+    drawn = Films.from_arrays(np.concatenate(images), labels, classes, **facts)
+    with locked(arguments.folder):
+        made = save_films(drawn, arguments.folder)
+        distances.unlink(missing_ok=True)  # of samples drawn there before
+        if tables:
+            table = pd.concat(tables, ignore_index=True).drop(columns="flagged")
+            table.insert(0, "filename", made.index["filename"])
+            write_text(distances, table.to_csv(index=False))
     if tables:
-        table = pd.concat(tables, ignore_index=True).drop(columns="flagged")
-        table.insert(0, "filename", made.index["filename"])
-        write_text(distances, table.to_csv(index=False))
         near = table.groupby("class")["distance"].min() / table.groupby("class")["limit"].first()
         print(
             f"nearest to a film, in multiples of the screen's limit:\n{near.round(2).to_string()}"
         )
     print(f"{len(made)} synthetic images in {Path(arguments.folder).resolve()}; not for diagnosis")
+
+
+def _screening_films(card, size, arguments):
+    """The films that samples are screened against, or `None`: given, or the card's collection."""
+    from kerasgan.sources import COLLECTIONS, Unavailable, load_films
+
+    name, films = card["data"].get("name"), None
+    if arguments.screen:
+        films = load_films(arguments.screen, size=size)
+        films.only(*card["classes"])  # refuses films that lack one
+        if text := _of_other_films(card, films):
+            print(f"WARNING: {text}")
+    elif name in COLLECTIONS and not arguments.no_screen:
+        with contextlib.suppress(Unavailable):
+            films = load_films(name, size=size)
+        if films is not None and _of_other_films(card, films):
+            films = None
+    if films is None:
+        print("not screened for copies of films: --screen FILMS leaves out what comes near to one")
+    return films
 
 
 def _of_other_films(card, films):

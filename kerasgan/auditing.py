@@ -9,6 +9,7 @@ import pandas as pd
 from kerasgan.sources import NOT_LISTED
 
 SEVERITIES = ("serious", "warning", "note")
+_ROWS = 512  # films compared with all others at a time
 _SIDE = 64  # audits look at films of at most this side
 
 
@@ -144,12 +145,13 @@ def _duplicates(films, limit=0.995):
     flat = np.array(small, float).reshape(len(films), -1)
     flat -= flat.mean(1, keepdims=True)
     flat /= np.linalg.norm(flat, axis=1, keepdims=True) + 1e-9
-    first, second = np.nonzero(np.triu(flat @ flat.T > limit, 1))
     names, splits = films.index["filename"].to_numpy(), films.index["split"].to_numpy()
     pairs = {"across": [], "within": []}
-    for i, j in zip(first, second, strict=True):
-        where = "across" if splits[i] != splits[j] else "within"
-        pairs[where].append(f"{names[i]} ~ {names[j]}")
+    for start in range(0, len(flat), _ROWS):  # all pairs at once would not fit of many films
+        alike = np.triu(flat[start : start + _ROWS] @ flat[start:].T > limit, 1)
+        for i, j in start + np.argwhere(alike):
+            where = "across" if splits[i] != splits[j] else "within"
+            pairs[where].append(f"{names[i]} ~ {names[j]}")
     for where, severity in (("across", "serious"), ("within", "warning")):
         if found := pairs[where]:
             place = (
@@ -208,7 +210,7 @@ def _confounds(films, ring):
                 "gives the class away, whatever the rest of the image shows",
             )
     means = pd.Series(films.images.mean((1, 2, 3))).groupby(films.index["class"].to_numpy())
-    spread = np.sqrt((means.var()).mean())
+    spread = np.nan_to_num(np.sqrt(means.var().mean()))  # no class has two films
     gap = means.mean().max() - means.mean().min()
     if gap > max(spread, 1):
         levels = ", ".join(f"{name} {mean:.0f}" for name, mean in means.mean().items())

@@ -448,7 +448,8 @@ def read_predictions(folder, classifiers=None):
     if not paths:
         raise FileNotFoundError(f"no finished cells in {folder}: run cross_validate first")
     remedy = "delete it, and run cross_validate again"
-    cells = pd.concat([read_table(path, remedy) for path in paths], ignore_index=True)
+    needs = ("arm", "filename", "class", "patient", *_KEYS[1:])
+    cells = pd.concat([read_table(path, remedy, needs) for path in paths], ignore_index=True)
     if classifiers is not None:
         cells = cells[cells["classifier"].isin([*classifiers, "scikit-learn"])]
     return pd.concat([cells, _ensembles(cells)], ignore_index=True)

@@ -594,6 +594,14 @@ def mark_unfinished(folder, before=()):
     write_text(folder / UNFINISHED, json.dumps({"files": names}))
 
 
+def replaced_files(folder, remedy):
+    """The names that `mark_unfinished` noted; raises `ValueError`, with a remedy, if damaged."""
+    names = read_json(folder / UNFINISHED, remedy).get("files", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{folder / UNFINISHED} is damaged: {remedy}")
+    return names
+
+
 def _stored_before(films, folder):
     """The files of the set of this name stored in the folder, None if none; refuses any other."""
     path, remedy = folder / "about.json", f"choose another folder, or delete {folder}"
@@ -606,8 +614,7 @@ def _stored_before(films, folder):
     if not (folder / "index.csv").is_file():  # stopped before it was whole
         return set()
     if (folder / UNFINISHED).is_file():  # stopped while it was replaced
-        names = read_json(folder / UNFINISHED, remedy).get("files", ())
-        return {folder / inner_path(str(name)) for name in names}
+        return {folder / inner_path(name) for name in replaced_files(folder, remedy)}
     index = read_table(folder / "index.csv", remedy)
     rows = index.reindex(columns=["split", "class", "filename"]).fillna("").astype(str)
     return {folder / inner_path(*row) for row in rows.itertuples(index=False)}

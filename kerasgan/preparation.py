@@ -15,6 +15,7 @@ from kerasgan.films import (
     inner_path,
     mark_unfinished,
     refuse_foreign,
+    replaced_files,
     stored_paths,
     write_about,
     write_index,
@@ -96,7 +97,7 @@ def _begin(films, folder, paths, size, fit):
         if not isinstance(known := about.get("sources"), dict):
             raise ValueError(f"{folder} holds a set of other films; choose another folder")
     if (folder / UNFINISHED).is_file():
-        before = read_json(folder / UNFINISHED, "choose another folder").get("files", [])
+        before = replaced_files(folder, "choose another folder")
     names = [path.relative_to(folder).as_posix() for path in paths]
     # Whatever their splits: these may have been made anew.
     earlier = {tuple(str(name).split("/")[-2:]) for name in known}

@@ -10,6 +10,8 @@ from scipy import sparse
 MAX_PIXELS = 100_000_000
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".gif")
 FITS = ("squash", "pad")
+# Of Pillow's other readers one, of PostScript, would run a program on what the file says.
+_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "DIB", "WEBP", "GIF")
 _BLOCKS = 4  # of an image that is shrunk in steps, a pixel is at least so many blocks wide
 _REDUCED = {
     8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
@@ -73,8 +75,16 @@ def squared(image, size, fit="squash", shape=None):
     Returns:
         uint8 (size, size). Of large images means of blocks of pixels are averaged, four blocks or
         more a side: a hard edge may come out a few grey levels from the exact mean.
+
+    Raises:
+        ValueError: If an image to be padded is so long that its square has `MAX_PIXELS`.
     """
     shape = shape or image.shape
+    if fit == "pad" and max(shape) ** 2 >= MAX_PIXELS:
+        raise ValueError(
+            f"refused: padded to a square, {shape[1]} x {shape[0]} pixels are beyond the limit of "
+            f"{MAX_PIXELS:,}; crop the image, or squash it"
+        )
     while min(image.shape) >= 2 * _BLOCKS * size:
         image = _halved(image)
     side = max(shape)
@@ -143,7 +153,10 @@ def _read(path, size=None):
         # A turned camera's note is passed over, as by IMREAD_UNCHANGED.
         largest = next(side for side in _REDUCED if side <= blocks)
         how = _REDUCED[largest] | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(np.fromfile(path, np.uint8), how)
+    try:
+        image = cv2.imdecode(np.fromfile(path, np.uint8), how)
+    except cv2.error:  # it takes no side of 2^20 pixels
+        image = None
     image = _read_pillow(path) if image is None else _to_grey(image)
     return image, "", (height, width)
 
@@ -169,7 +182,7 @@ def _header(path):
     try:
         with warnings.catch_warnings():  # Pillow warns of large images; they are refused below
             warnings.simplefilter("ignore")
-            with Image.open(path) as image:
+            with Image.open(path, formats=_FORMATS) as image:
                 width, height = image.size
                 # Tag 262, what 0 means: decoders invert such films of 8 bit, but not of 16.
                 white_is_0 = image.format == "TIFF" and image.tag_v2.get(262) == 0
@@ -186,7 +199,7 @@ def _read_pillow(path):
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_FORMATS) as image:
             mode = image.mode  # of 16 bit or more, which Pillow would cut off at 255, if I or F
             pixels = np.asarray(image if mode[0] in "IF" else image.convert("L"))
     except Exception as error:
@@ -257,6 +270,8 @@ def _read_dicom(path):
             return _to_grey(pixels[..., 2::-1]), remark
         values = apply_voi_lut(apply_modality_lut(pixels, data), data).astype(float)
         low, high = _dicom_range(data)
+        if not low < high:
+            raise ValueError(f"its values range from {low} to {high}: look at its RescaleSlope")
     except Exception as error:
         raise ValueError(f"DICOM pixels cannot be read ({type(error).__name__}: {error})") from None
     grey = np.clip((values - low) / (high - low), 0, 1)

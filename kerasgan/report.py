@@ -75,6 +75,9 @@ def banner(films):
     return HTML(f"{note}<p>{text} Research code, not for diagnosis.</p>")
 
 
+_NEEDS = ("arm", "evaluation", "class", "metric", "value", "low", "high", "classic", "synthetic")
+
+
 def summary_table(run):
     """Returns a run's comparison at a glance: one row per arm.
 
@@ -91,7 +94,7 @@ def summary_table(run):
     path = run.folder / "comparison.csv"
     if not path.is_file():
         raise FileNotFoundError(f"no {path}: run notebook 04_comparison with RUN={run.name!r}")
-    rows = read_table(path, "run notebook 04_comparison again")
+    rows = read_table(path, "run notebook 04_comparison again", _NEEDS)
     rows = rows[rows["class"] == "macro"]
     table = []
     for arm, own in rows.groupby("arm", sort=False):
@@ -145,7 +148,7 @@ def write_report(run, stages=()):
         caution=caution(films),
         command=shlex.join(command),
         version=kerasgan.__version__,
-        findings=pd.read_csv(findings).to_dict("records") if findings.is_file() else [],
+        findings=_findings(findings) if findings.is_file() else [],
         figures=[_figures(run, *figure) for figure in _FIGURES],
         summary=summary_table(run).to_dict("records"),
         shortcuts=_shortcuts(run, films),
@@ -155,6 +158,11 @@ def write_report(run, stages=()):
     path = run.path("report.html")
     write_text(path, page)
     return path
+
+
+def _findings(path):
+    table = read_table(path, "run notebook 01_data again", ("severity", "finding"))
+    return table.to_dict("records")
 
 
 def check_tables(out, films, n_splits, classifier, first_repeat=0, made=None):
@@ -197,8 +205,8 @@ def check_tables(out, films, n_splits, classifier, first_repeat=0, made=None):
         if own.empty or (folds != set(range(n_splits))).any():
             arm, has = min(folds.items(), key=lambda item: len(item[1]), default=("any arm", set()))
             raise ValueError(
-                f"{path} has the folds {sorted(map(int, has))} of repeat {repeat} of {classifier}, {arm}, "
-                f"not {n_splits}: evaluate these first, or give another --out"
+                f"{path} has the folds {sorted(map(int, has))} of repeat {repeat} of {classifier}, "
+                f"{arm}, not {n_splits}: evaluate these first, or give another --out"
             )
     if first_repeat and made:
         _check_made(out, classifier, made)
@@ -463,7 +471,7 @@ def _shortcuts(run, films):
     from kerasgan import crossval, scores
 
     train, test = run.split()
-    rows = read_table(run.folder / "comparison.csv", "run notebook 04_comparison again")
+    rows = read_table(run.folder / "comparison.csv", "run notebook 04_comparison again", _NEEDS)
     found = [rows[rows["evaluation"] == "deterministic"].assign(classifier="cnn")]
     for name in crossval.BASELINES[1:]:
         chances = crossval.baseline(name, train, test)

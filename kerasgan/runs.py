@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import zipfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -131,6 +131,17 @@ def default_root():
     return (checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()) / "runs"
 
 
+def run_folder(name, root=None):
+    """Returns the folder of the run of this name in `root`, by default `default_root()`.
+
+    Raises:
+        ValueError: If the name is no folder name.
+    """
+    if not name or name in (".", "..") or any(mark in name for mark in "/\\\0"):
+        raise ValueError(f"a run's name is the name of a folder. Received: name={name!r}")
+    return absolute(root or default_root()) / name
+
+
 class Run:
     """One run: a folder that the notebooks share, and the settings it was begun with.
 
@@ -146,8 +157,8 @@ class Run:
         root: Folder of the runs; `default_root()` when `None`.
 
     Raises:
-        ValueError: If the profile is unknown, the name no folder name, or the run was begun with
-            other settings.
+        ValueError: If the profile is unknown, the name no folder name, the seed not of 0 to
+            2^31 - 1, or the run was begun with other settings.
         FileNotFoundError: If `profile` is `None` and there is no such run, or a new run's films
             are in a folder that is not there.
         OSError: If the folder cannot be written.
@@ -158,10 +169,8 @@ class Run:
     """
 
     def __init__(self, name, profile="quick", data="auto", seed=0, root=None):
-        if not name or name in (".", "..") or any(mark in name for mark in "/\\\0"):
-            raise ValueError(f"a run's name is the name of a folder. Received: name={name!r}")
         self.name = name
-        self.folder = absolute(root or default_root()) / name
+        self.folder = run_folder(name, root)
         begun = self._read()
         if profile is None:
             if begun is None:
@@ -170,6 +179,8 @@ class Run:
         else:
             if profile not in PROFILES:
                 raise ValueError(f"profile must be one of {list(PROFILES)}. Received: {profile!r}")
+            if not 0 <= int(seed) < 2**31:
+                raise ValueError(f"seed must be of 0 to 2^31 - 1. Received: {seed}")
             data = str(absolute(data)) if _is_path(data) else data
             self.settings = {"profile": profile, "data": data, "seed": int(seed)}
             if begun is not None and begun != self.settings:
@@ -195,13 +206,10 @@ class Run:
         settings = read_json(path, remedy)
         kept = {name: settings.get(name) for name in ("profile", "data", "seed")}
         kinds = [type(value) for value in kept.values()]
-        if kinds != [str, str, int] or kept["profile"] not in PROFILES:
+        known = kinds == [str, str, int] and kept["profile"] in PROFILES
+        if not known or not 0 <= kept["seed"] < 2**31:
             raise ValueError(f"{path} is damaged; {remedy}")
         return kept
-
-    def lock(self):
-        """Holds the run for this process, in a `with` block, as `locked` does."""
-        return locked(self.folder, "choose another run name (RUN=name)")
 
     def path(self, *parts):
         """Returns a path inside the run's folder, whose parent folder is made."""
@@ -324,9 +332,11 @@ def absolute(path):
         path: The path.
 
     Raises:
-        ValueError: If it names the home of an unknown user, or holds a null character.
+        ValueError: If it is empty, names the home of an unknown user, or holds a null character.
     """
     try:
+        if not str(path):
+            raise ValueError("it is empty")
         return Path(path).expanduser().resolve()
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"{str(path)!r} is no usable path ({error}); give another") from None
@@ -412,6 +422,7 @@ def locked(folder, remedy="choose another folder"):
     from filelock import FileLock, Timeout
 
     folder = Path(folder)
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     lock, holder = FileLock(folder / ".lock"), folder / ".holder"
     try:
@@ -427,21 +438,27 @@ def locked(folder, remedy="choose another folder"):
         yield
     finally:
         holder.unlink(missing_ok=True)
+        if made and {*os.listdir(folder)} <= {".lock"}:  # nothing came of it
+            (folder / ".lock").unlink(missing_ok=True)
+            with suppress(OSError):
+                for path in made:
+                    path.rmdir()
         lock.release()
 
 
-def read_table(path, remedy):
+def read_table(path, remedy, needs=()):
     """Reads a CSV file that this package wrote.
 
     Args:
         path: The file's path.
         remedy: What to do about a damaged file, for the message.
+        needs: Names of columns that it must have.
 
     Returns:
         The table, a DataFrame with rows.
 
     Raises:
-        ValueError: If the file is damaged or holds no row.
+        ValueError: If the file is damaged, or lacks a column or any row.
         OSError: If it cannot be read.
     """
     import pandas as pd
@@ -453,6 +470,8 @@ def read_table(path, remedy):
         raise ValueError(f"{path} is damaged ({error}): {remedy}") from None
     if table.empty:
         raise ValueError(f"{path} holds no row: {remedy}")
+    if missing := sorted({*needs} - {*table}):
+        raise ValueError(f"{path} is damaged, it lacks the columns {', '.join(missing)}: {remedy}")
     return table
 
 

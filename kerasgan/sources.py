@@ -1,9 +1,11 @@
 """Where films come from: named collections with pinned downloads, any folder, simulated films."""
 
+import hashlib
 import os
 import re
 import urllib.parse
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -125,11 +127,31 @@ def _collection(name, size):
     if root := os.environ.get("KERASGAN_DATA"):
         folder = absolute(root) / name
         if folder.is_dir():
-            return _listed(folder, table, name, size)
+            films = _listed(folder, table, name, size)
+            if other := _unlike(table, films.index["path"]):
+                raise ValueError(
+                    f"{len(other)} films in {folder} are not those of the collection, first "
+                    f"{other[0]}: restore them, or give the folder's path in place of {name}"
+                )
+            return films
     cache = _cache() / name
-    if not all((cache / path).is_file() for path in _paths(table)):
+    if _unlike(table, [cache / path for path in _paths(table)]):
         _download(name, table, cache)
     return _listed(cache, table, name, size)
+
+
+def _unlike(table, paths):
+    """The paths of a manifest's films that are missing or have another hash."""
+
+    def fits(path, digest):
+        try:
+            return hashlib.sha256(Path(path).read_bytes()).hexdigest() == digest
+        except OSError:
+            return False
+
+    with ThreadPoolExecutor() as pool:
+        good = pool.map(fits, paths, table["sha256"])
+    return [path for path, fit in zip(paths, good, strict=True) if not fit]
 
 
 def _cache():
@@ -158,10 +180,12 @@ def _download(name, table, folder):
     from tqdm import tqdm
 
     base = os.environ.get("KERASGAN_URL", COLLECTIONS[name]).rstrip("/")
+    paths = _paths(table)
+    unlike = set(_unlike(table, [folder / path for path in paths]))
     wanted = [
         (path, digest)
-        for path, digest in zip(_paths(table), table["sha256"], strict=True)
-        if not (folder / path).is_file()
+        for path, digest in zip(paths, table["sha256"], strict=True)
+        if folder / path in unlike
     ]
 
     def fetch(path, digest):
@@ -396,6 +420,9 @@ def _scan(folder):
             f"{folder} holds the split folders {', '.join(splits)} beside {', '.join(others)}: "
             "move these elsewhere, or rename a class that is called like a split"
         )
+    meant = [_SPLITS[name.lower()] for name in splits]
+    if twins := [name for name in splits if meant.count(_SPLITS[name.lower()]) > 1]:
+        raise ValueError(f"{folder} has several folders of one split, {twins}: merge them")
     rows, skipped = [], []
     for top in tops:
         for kind in _folders(top) if split else [top]:

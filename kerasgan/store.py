@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kerasgan.runs import check_archive, read_json, short_hash, write_bytes, write_text
+from kerasgan.runs import MAX_BYTES, check_archive, read_json, short_hash, write_bytes, write_text
 
 _INTENDED_USE = (
     "Research on data augmentation and teaching. Not for diagnosis, and not a source of medical "
@@ -294,6 +294,7 @@ def load_safely(path, role="model"):
         check_archive(path)
         with zipfile.ZipFile(path) as archive:
             config = json.loads(archive.read("config.json"))
+            _check_weights(archive.read("model.weights.h5"))
         config.pop("compile_config", None)  # not loaded, and may be of a package; its parts' are
         foreign = sorted(set(_foreign(config)))
     except Exception as error:  # zipfile and zlib raise many kinds for damaged files
@@ -314,6 +315,27 @@ def load_safely(path, role="model"):
             f"{path} cannot be loaded in safe mode: it is damaged, or of another version. Keras "
             f"says: {reason}"
         ) from error
+
+
+def _check_weights(content):
+    """Refuses an HDF5 file of links, of arrays kept elsewhere, or beyond `MAX_BYTES` unpacked."""
+    import h5py
+
+    def arrays(group):
+        for name in group:
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                raise ValueError(f"its weights link to another file or place, {name}")
+            part = group[name]
+            yield from arrays(part) if isinstance(part, h5py.Group) else [part]
+
+    total = 0
+    with h5py.File(io.BytesIO(content)) as file:
+        for part in arrays(file):
+            if part.external or part.is_virtual:
+                raise ValueError(f"its weights {part.name} are in another file")
+            total += part.size * part.dtype.itemsize
+            if total > max(MAX_BYTES, len(content)):
+                raise ValueError(f"its weights unpack to more than {MAX_BYTES:,} bytes")
 
 
 _MODULES = ("keras.layers", "keras.initializers", "keras.regularizers", "keras.constraints")

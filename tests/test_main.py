@@ -124,7 +124,7 @@ def test_prepare_audit_and_models(real_or_simulated, tmp_path, capsys):
     assert main(words) == 0
     left = {path.name for path in (tmp_path / "fresh").rglob("*.*")}
     images = {"synthetic-00000.png", "synthetic-00001.png"}
-    assert left == images | {"index.csv", "about.json"}
+    assert left - {".lock"} == images | {"index.csv", "about.json"}
     assert main(["quality", str(tmp_path / "more"), str(tmp_path / "models" / "dcgan")]) == 1
     assert "lacks the classes ['normal'" in capsys.readouterr().err
     (tmp_path / "mine").mkdir()

@@ -208,6 +208,24 @@ def test_a_read_only_folder_is_an_error(raw, tmp_path):
         prepare(load_films(raw), tmp_path / "out", 16)
 
 
+def test_a_damaged_note_of_what_is_unfinished_is_named(raw, tmp_path):
+    prepare(load_films(raw), tmp_path / "out", 16)
+    for content in ('{"files": null}', '{"files": [1]}', "[]"):
+        (tmp_path / "out" / "unfinished.json").write_text(content)
+        with pytest.raises(ValueError, match="unfinished.json is damaged"):
+            prepare(load_films(raw), tmp_path / "out", 16)
+
+
+def test_two_preparations_of_one_folder_do_not_meet(raw, tmp_path, capsys):
+    from kerasgan.__main__ import main
+    from kerasgan.runs import locked
+
+    with locked(tmp_path / "out"):
+        assert main(["prepare", str(raw), str(tmp_path / "out"), "--size", "16"]) == 1
+    assert f"in use by another process (pid {os.getpid()})" in capsys.readouterr().err
+    assert main(["prepare", str(raw), str(tmp_path / "out"), "--size", "16"]) == 0
+
+
 def test_the_real_originals_go_through(real_originals, tmp_path):
     films = prepare(load_films("covid-xray-original"), tmp_path / "out", 64)
     assert films.index["split"].value_counts().to_dict() == {"train": 269, "test": 36}

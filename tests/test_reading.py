@@ -1,3 +1,5 @@
+import os
+
 import cv2
 import numpy as np
 import pydicom
@@ -97,6 +99,26 @@ def dicom(path, pixels, photometric="MONOCHROME2", **facts):
     return path
 
 
+def test_no_program_is_run_on_a_film(tmp_path, monkeypatch):
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/was-run\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    page = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\nshowpage\n%%EOF\n"
+    (tmp_path / "x.png").write_text(page)
+    for read in (read_film, image_size):
+        with pytest.raises(ValueError, match="not an image"):
+            read(tmp_path / "x.png")
+    assert not (tmp_path / "was-run").exists()
+
+
+def test_long_strips_are_read_or_refused_but_break_nothing(tmp_path):
+    Image.fromarray(np.full((1, 2**20 + 1), 7, np.uint8)).save(tmp_path / "strip.bmp")
+    image, _ = read_square(tmp_path / "strip.bmp", 16)
+    assert (image == 7).all()
+    with pytest.raises(ValueError, match="refused: padded to a square"):
+        read_square(tmp_path / "strip.bmp", 16, "pad")
+
+
 def test_dicom_by_window_and_by_bits(tmp_path):
     pixels = (GREY.astype(np.uint16) * 8).astype("<u2")
     whole = read_film(dicom(tmp_path / "a.dcm", pixels))
@@ -117,6 +139,8 @@ def test_dicom_with_odd_tags_is_read_or_refused(tmp_path):
     np.testing.assert_array_equal(read_film(empty), plain)
     with pytest.raises(ValueError, match="cannot be read"):
         read_film(dicom(tmp_path / "d.dcm", pixels, RescaleSlope=None, RescaleIntercept=0))
+    with pytest.raises(ValueError, match="look at its RescaleSlope"):
+        read_film(dicom(tmp_path / "e.dcm", pixels, RescaleSlope=0, RescaleIntercept=0))
 
 
 def test_dicom_of_a_table_of_16_bit_colour_and_palettes(tmp_path):

@@ -72,6 +72,15 @@ def test_the_summary_has_an_interval_for_each_arm(run):
     assert low <= float(table["accuracy"][0]) <= high
 
 
+def test_a_table_that_lacks_a_column_is_named(run, tmp_path):
+    shutil.copytree(run.folder, tmp_path / "a")
+    other = Run("a", None, root=tmp_path)
+    table = pd.read_csv(other.folder / "comparison.csv")
+    other.save_table(table.drop(columns="evaluation"), "comparison")
+    with pytest.raises(ValueError, match="lacks the columns evaluation: run notebook 04"):
+        summary_table(other)
+
+
 def test_the_banner_warns(run):
     page = banner(run.films()).data
     assert "not for diagnosis" in page and "&lt;patients&gt;" in page and "48 films" in page

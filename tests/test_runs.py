@@ -9,7 +9,7 @@ from kerasgan import runs
 from kerasgan.__main__ import main
 from kerasgan.compare import reference_arms
 from kerasgan.films import Films, save_films
-from kerasgan.runs import PROFILES, Run, read_arrays, write_text
+from kerasgan.runs import PROFILES, Run, locked, read_arrays, write_text
 
 
 def test_the_paper_profile_is_the_study():
@@ -121,21 +121,43 @@ with locked(sys.argv[1] + "/a"):
 """
 
 
-def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path, capsys):
+def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path, capsys, monkeypatch):
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
     first = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert first.stdout.readline() == "held\n"
     run = Run("a", "smoke", "simulated", root=tmp_path)
-    with pytest.raises(BlockingIOError, match=f"pid {first.pid}.*another run name"), run.lock():
-        pass
+    monkeypatch.setenv("KERASGAN_RUNS", str(tmp_path))
+    for profile in ("smoke", "quick"):  # of the same run, or of one that would be another
+        assert main(["run", "a", "--profile", profile, "--data", "simulated"]) == 1
+        told = capsys.readouterr().err
+        assert f"pid {first.pid}" in told and "another run name" in told and "delete" not in told
+    assert Run("a", None).settings == run.settings
     for words in (["train", "simulated"], ["compare", "simulated", "--folder"]):
         assert main([*words, str(run.folder)]) == 1
         assert f"in use by another process (pid {first.pid})" in capsys.readouterr().err
     first.kill()
     first.communicate()
-    with run.lock():
+    with locked(run.folder):
         assert (run.folder / ".holder").read_text()
     assert not (run.folder / ".holder").exists()
+
+
+def test_a_lock_of_which_nothing_came_leaves_no_folder(tmp_path):
+    with pytest.raises(ValueError, match="no"), locked(tmp_path / "a" / "b"):
+        raise ValueError("no")
+    assert not (tmp_path / "a").exists()
+    with locked(tmp_path / "a"):
+        write_text(tmp_path / "a" / "x.txt", "x")
+    assert (tmp_path / "a" / "x.txt").is_file()
+
+
+def test_odd_seeds_and_paths_are_refused(tmp_path):
+    for seed in (-5, 2**31):
+        with pytest.raises(ValueError, match="seed must be of 0 to"):
+            Run("a", "smoke", seed=seed, root=tmp_path)
+    with pytest.raises(ValueError, match="no usable path .it is empty"):
+        Run("a", "smoke", data="", root=tmp_path)
+    assert not (tmp_path / "a").exists()
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,25 @@ def test_a_server_that_fails_midway_is_named_and_loses_nothing(small, fault, tmp
     assert small.asked[before:] == ["train/a/1 é.png"]
 
 
+def test_a_damaged_film_of_the_cache_is_fetched_again(small, tmp_path):
+    load_films("covid-xray-64")
+    path = next((tmp_path / "cache").rglob("1 é.png"))
+    good = path.read_bytes()
+    for content in (b"", png(7)):
+        path.write_bytes(content)
+        before = len(small.asked)
+        assert load_films("covid-xray-64").size == 16
+        assert small.asked[before:] == ["train/a/1 é.png"] and path.read_bytes() == good
+
+
+def test_two_folders_of_one_split_are_refused(tmp_path):
+    for name in ("train", "training", "test"):
+        (tmp_path / name / "a").mkdir(parents=True)
+        (tmp_path / name / "a" / "0.png").write_bytes(png(1))
+    with pytest.raises(ValueError, match="several folders of one split.*'train', 'training'"):
+        load_films(tmp_path)
+
+
 def test_a_dead_network_is_noticed_once(small):
     small.fault = dict.fromkeys(small.films, "stall")
     started = time.monotonic()
@@ -162,6 +181,9 @@ def test_the_data_root_comes_before_the_cache(small, monkeypatch, tmp_path):
         path.write_bytes(content)
     monkeypatch.setenv("KERASGAN_DATA", str(tmp_path / "root"))
     assert len(load_films("auto")) == 4 and not small.asked
+    path.write_bytes(png(7))
+    with pytest.raises(ValueError, match="1 films in .* are not those of the collection"):
+        load_films("auto")
     path.unlink()
     with pytest.raises(FileNotFoundError, match="lacks 1 of 4"):
         load_films("auto")

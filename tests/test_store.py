@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import subprocess
@@ -5,6 +6,7 @@ import sys
 import zipfile
 from dataclasses import replace
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -199,6 +201,48 @@ def test_what_keras_itself_could_be_made_to_open_is_refused(saved, module, name,
 def test_a_model_too_large_to_be_one_is_refused(saved, monkeypatch):
     monkeypatch.setattr(runs, "MAX_BYTES", 1000)
     with pytest.raises(ValueError, match="the limit is 1,000"):
+        load_model(saved[1])
+
+
+def with_weights(path, change):
+    """Writes a model anew with its weights changed, as by one who means harm."""
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    weights = io.BytesIO(parts["model.weights.h5"])
+    with h5py.File(weights, "r+") as file:
+        change(file)
+    parts["model.weights.h5"] = weights.getvalue()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+
+
+def test_weights_that_unpack_to_too_much_or_lie_elsewhere_are_refused(saved, tmp_path, monkeypatch):
+    path = saved[1] / "generator.keras"
+    monkeypatch.setattr(keras.models, "load_model", lambda *_, **__: pytest.fail("was loaded"))
+    monkeypatch.setattr(store, "MAX_BYTES", 10**6)
+    with_weights(
+        path, lambda file: file.create_dataset("zeros", (1000, 1000), "f4", compression="gzip")
+    )
+    with pytest.raises(ValueError, match="unpack to more than 1,000,000 bytes"):
+        load_model(saved[1])
+    (tmp_path / "secret").write_bytes(bytes(40))
+
+    def link(file):
+        del file["zeros"]
+        file["link"] = h5py.ExternalLink("other.h5", "/x")
+
+    with_weights(path, link)
+    with pytest.raises(ValueError, match="link to another file or place, link"):
+        load_model(saved[1])
+
+    def lie_outside(file):
+        del file["link"]
+        place = [(str(tmp_path / "secret"), 0, 40)]
+        file.create_dataset("far", (10,), "f4", external=place)
+
+    with_weights(path, lie_outside)
+    with pytest.raises(ValueError, match="far are in another file"):
         load_model(saved[1])
 
 
