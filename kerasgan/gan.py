@@ -7,7 +7,7 @@ import tensorflow as tf
 from kerasgan.augment import AdaptiveAugment
 from kerasgan.films import to_uint8
 from kerasgan.losses import LOSSES, ClassMMD, ClassMoments, hog_maps
-from kerasgan.networks import check_truncation, class_embedding, copied
+from kerasgan.networks import check_truncation, class_embedding, copied, thawed
 
 
 class GAN(keras.Model):
@@ -353,9 +353,9 @@ def workers_logs(logs):
 
 
 def trainable(generator):
-    """A `GAN`'s averaged generator, with its trained layers marked as such; a model as it is."""
+    """A `GAN`'s averaged generator, or a model, with its trained layers marked as such."""
     if not hasattr(generator, "averaged"):
-        return generator
+        return thawed(generator)
     model = copied(generator.generator)
     model.set_weights(generator.averaged.get_weights())
     return model

@@ -12,6 +12,7 @@ from kerasgan.films import check_size
 
 _MAX_MULTIPLE = 8  # widest layer of the DCGAN, in multiples of `width`
 _PLACES = 8  # latents that frame the canvas: a shift, a scale and two bends along each axis
+_FRAME = "frame"  # what the names of the fixed layers begin with that show a part of the canvas
 _DRAWING = (
     layers.Conv2DTranspose,
     layers.Conv2D,
@@ -173,8 +174,9 @@ def _framed(canvas, places):
     x = layers.Reshape((side, side), **single)(canvas)
     for axis in range(2):
         # Where each column, then each row, is read, and the weights of the pixels there.
-        centre = layers.Dense(size, trainable=False, **single)
-        weigh = layers.Conv1D(side, 1, activation="softmax", trainable=False, **single)
+        fixed = {"trainable": False, **single}
+        centre = layers.Dense(size, name=f"{_FRAME}_centre_{axis}", **fixed)
+        weigh = layers.Conv1D(side, 1, activation="softmax", name=f"{_FRAME}_weigh_{axis}", **fixed)
         filters = weigh(layers.Reshape((size, 1), **single)(centre(places)))
         kernel = np.zeros((_PLACES, size))
         kernel[count * axis : count * (axis + 1)] = moves
@@ -189,6 +191,17 @@ def copied(model):
     """Returns a model of the same layers and weights, with variables of its own."""
     copy = keras.models.clone_model(model)
     copy.set_weights(model.get_weights())
+    return copy
+
+
+def thawed(generator):
+    """Returns a copy of a generator, all but its frame trainable, or one that is so as it is."""
+    if generator.trainable_variables:
+        return generator
+    copy = copied(generator)
+    copy.trainable = True
+    for layer in copy.layers:
+        layer.trainable = not layer.name.startswith(_FRAME)
     return copy
 
 
@@ -216,7 +229,7 @@ def one_class(generator, label):
     embedding = class_embedding(generator)
     if embedding is None or not 0 <= label < embedding.input_dim:
         raise ValueError(f"{generator.name} has no class {label!r} of its own")
-    copy = copied(generator)
+    copy = copied(thawed(generator))
     first, *rest = [x for x in copy.layers if isinstance(x, _DRAWING)]
     latent = generator.inputs[0].shape[-1]
     kernel = first.kernel.numpy()  # (side, side, channels, latent and embedding)
@@ -231,7 +244,6 @@ def one_class(generator, label):
     dense.set_weights([own, embedding.get_weights()[0][label] @ of_class])
     x = layers.Reshape((side, side, channels))(x)
     for layer in rest:
-        layer.trainable = True  # it was learnt, also where the generator is a frozen average
         x = layer(x)
     if framing:
         x = _framed(x, places)

@@ -341,7 +341,8 @@ def _folder(folder, size, pattern, test_share, seed, keep):
         if table is not None and (sides > 1).any():
             raise ValueError(
                 f"{table} was split without knowing patients: {sides.idxmax()!r} is on both sides; "
-                "delete it, and the films are split by patient (give notebooks a new RUN then)"
+                "delete it, or its column split, and they are split by patient (give notebooks "
+                "a new RUN then)"
             )
     if table is not None:
         films = _listed(folder, index, folder.name, size)

@@ -54,7 +54,7 @@ def save_generator(generator, folder, trained_on, trained_with=None, precision=N
 
     Raises:
         OSError: If the folder cannot be written; nothing half-written is left.
-        ValueError: If a model to be rounded is frozen, or the precision is another.
+        ValueError: If the precision is another.
     """
     from kerasgan.gan import draw, trainable
 
@@ -84,8 +84,6 @@ def _rounded(model, precision):
     if precision not in ("float16", "bfloat16"):
         raise ValueError(f"precision is float16 or bfloat16. Received: precision={precision!r}")
     copy = copied(model)
-    if not copy.trainable_variables:
-        raise ValueError("precision= rounds trained layers: give the GAN, or a model not frozen")
     for variable in copy.trainable_variables:
         variable.assign(tf.cast(tf.cast(variable.value, precision), variable.dtype))
     return copy

@@ -278,7 +278,7 @@ def keep_off(
         with weights of its own.
 
     Raises:
-        ValueError: If the generator is conditional, frozen or of another size, truncation, hog
+        ValueError: If the generator is conditional or of another size, truncation, hog
             or margin is out of range, or the films are of fewer than 3 patients or all the same.
 
     Example:
@@ -297,10 +297,6 @@ def keep_off(
     if truncation != 1:
         generator = truncated(generator, truncation)
     tuned = copied(generator)
-    if not tuned.trainable_variables:
-        raise ValueError(
-            f"{generator.name} is frozen: give the GAN, a saved generator, or one of fit_best"
-        )
     distance = ClassMMD(((hog_maps(x), None) for x in films.batches(64)), 1) if hog else None
     rng, shape = np.random.default_rng([seed, 1]), (draws, generator.inputs[0].shape[-1])
     for number in range(1, rounds + 1):

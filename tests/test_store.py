@@ -59,13 +59,12 @@ def test_half_precision_saves_space_and_changes_a_grey_level_at_most(films16, tm
     drawn = [draw(load_model(folder), 20).astype(int) for folder in folders]
     assert np.abs(drawn[0] - drawn[1]).max() <= 1 and np.abs(drawn[0] - drawn[2]).max() <= 4
     np.testing.assert_array_equal(drawn[0], draw(generator, 20))
-    for wrong, precision, told in (
-        (gan.averaged, "float16", "not frozen"),
-        (gan, "int8", "float16 or bfloat16"),
-    ):
-        with pytest.raises(ValueError, match=told):
-            save_generator(wrong, tmp_path / "wrong", films16, precision=precision)
-    save_generator(gan, tmp_path / "gan", films16, precision="float16")
+    with pytest.raises(ValueError, match="float16 or bfloat16"):
+        save_generator(gan, tmp_path / "wrong", films16, precision="int8")
+    learnt = len(gan.generator.trainable_variables)
+    for model in (gan, gan.averaged):  # the latter is frozen, as part of a GAN
+        folder = save_generator(model, tmp_path / "gan", films16, precision="float16")
+        assert len(load_model(folder).trainable_variables) == learnt < len(generator.variables)
 
 
 def test_the_card_of_one_class_of_a_conditional_gan_names_all_patients(films16, tmp_path):
