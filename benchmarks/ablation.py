@@ -30,7 +30,8 @@ VARIANTS = {
     "a GAN a class": {"apart": True},  # of a class's share of the steps
     "spectral norm": {"norm": "spectral"},
     "hinge": {"loss": "hinge"},
-    "lazy R1": {"r1": 1.0, "penalty_every": 8},
+    "no BatchNorm": {"norm": "none"},
+    "no BatchNorm, lazy R1": {"norm": "none", "r1": 1.0, "penalty_every": 8},
     "relativistic, R1 + R2": {"norm": "none", "loss": "relativistic", "r1": 1.0, "r2": 1.0},
     "rate 2e-4": {"rate": 2e-4},
     "rate 8e-4": {"rate": 8e-4},
@@ -42,6 +43,7 @@ VARIANTS = {
     "nearest, then convolve": {"upsampling": "nearest"},
     "minibatch deviation": {"deviation": True},
     "adaptive (ADA)": {"adaptive": True, "policy": DiffAugment.STEPS},
+    "adaptive, translation and cutout": {"adaptive": True},
     # With --features:
     "projected": {},
     "projected, translation alone": {"policy": ("translation",)},

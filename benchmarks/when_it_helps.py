@@ -56,6 +56,7 @@ def scores_of(folder, films, test):
     """Tidy scores of one number of films per class."""
     table = read_scores(folder, test).rename(columns={"repeat": "training_set"})
     table["ratio"] = table["arm"].str.split().str[1].astype(float)
+    table["classifier"] = table["classifier"].replace("transfer", "transfer on HOG")
     return table.assign(films=films)[COLUMNS]
 
 
@@ -73,7 +74,9 @@ def measure(arguments):
         "gan_width": arguments.gan_width,
         "encoder": "hog",
     }
-    arms, tables = arms_of(arguments.ratios), {}
+    arms = arms_of(arguments.ratios)
+    paths = {int(path.name[5:]): path for path in home.glob("films*") if [*path.glob("*/*.csv")]}
+    tables = {films: scores_of(path, films, test) for films, path in paths.items()}
     arms_known = {arm.name: asdict(arm) for arm in arms}
     begin(home, arms_known, test=test.hash, classifier=arguments.classifier, **_sizes(settings))
     open_points, first = set(arguments.films), 0

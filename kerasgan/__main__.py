@@ -5,6 +5,7 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import sys
 import time
 from concurrent.futures import BrokenExecutor
@@ -662,6 +663,12 @@ def _quality(arguments):
     real, test = films.train_test()
     authors = _by_class(load_samples(arguments.authors, classes)) if arguments.authors else None
     encoder = [_encoder(name) for name in arguments.encoder or [None]]
+    for judge in {read_card(folder).get("judged_by", "") for _, _, folder in cards}:
+        if same := [each.name for each in encoder if _is_the_judge(each.name, judge)]:
+            print(
+                f"WARNING: {same[0]} judged these generators in their training ({judge}), and is "
+                "no blind judge of their samples: add --encoder with another"
+            )
     discriminators = {}
     if arguments.discriminator:
         discriminators[next(iter(fakes))] = load_safely(Path(arguments.discriminator))
@@ -681,6 +688,12 @@ def _quality(arguments):
         add_scores(folder, table[own])
     shown = table.to_string(index=False, float_format="{:.3g}".format)
     print(f"{shown}\n\n{report.caution(films)}")
+
+
+def _is_the_judge(encoder, judged_by):
+    """Whether an encoder's architecture is named as what a GAN was judged by, on its card."""
+    plain = re.sub("imagenet|[^a-z0-9]", "", encoder.split("(")[0].lower())
+    return plain != "" and plain in re.sub("[^a-z0-9]", "", judged_by.lower())
 
 
 def _named(paths):

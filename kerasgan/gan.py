@@ -28,7 +28,9 @@ class GAN(keras.Model):
         augment: `None`, or a layer called as `augment(images, seed=...)` on all the discriminator
             sees, such as `DiffAugment()` or `AdaptiveAugment()`.
         ema: Decay of the average, in [0, 1); 0 keeps it equal to the generator.
-        r1: Weight of the gradient penalty on real images, 0 for none (Mescheder et al. 2018).
+        r1: Weight of the gradient penalty on real images, as augmented, 0 for none (Mescheder et
+            al. 2018). Of a discriminator without BatchNorm, by which an image's logit and gradient
+            hang on the rest of its batch.
         r2: Weight of the same penalty on generated images, 0 for none.
         penalty_every: Steps from one penalty to the next; its weight is scaled to match (Karras
             et al. 2020, "lazy regularization").
@@ -181,7 +183,9 @@ class GAN(keras.Model):
                     tf.nest.map_structure(tf.stop_gradient, shown), labels
                 )
                 _, d_loss = self.gan_loss(real_logits, fake_logits)
-                total = d_loss + real_class + fake_class + self._penalty(real, fake, labels, step)
+                total = (
+                    d_loss + real_class + fake_class + self._penalty(real, fake, labels, step, seed)
+                )
                 total = self.discriminator_optimizer.scale_loss(share * total)
             variables = self.discriminator.trainable_variables
             self.discriminator_optimizer.apply(d_tape.gradient(total, variables), variables)
@@ -256,7 +260,10 @@ class GAN(keras.Model):
 
     def _shown(self, images, seed):
         # Real and generated go in apart: BatchNorm over a mixed batch would leak which is which.
-        return self._seen(images if self.augment is None else self.augment(images, seed=seed))
+        return self._seen(self._augmented(images, seed))
+
+    def _augmented(self, images, seed):
+        return images if self.augment is None else self.augment(images, seed=seed)
 
     def _seen(self, images):
         """What the trained part of the discriminator is given of images."""
@@ -285,14 +292,15 @@ class GAN(keras.Model):
             total += self.hog * self.mmd(hog_maps(fake), labels)
         return total
 
-    def _penalty(self, real, fake, labels, step):
-        """Squared gradient norms of the logits, every `penalty_every` steps."""
+    def _penalty(self, real, fake, labels, step, seed):
+        """Squared gradient norms of the logits of augmented images, every `penalty_every` steps."""
         if not self.r1 and not self.r2:
             return 0.0
 
-        def norm(images, weight):
+        def norm(images, weight, number):
             if not weight:
                 return 0.0
+            images = self._augmented(images, tf.random.fold_in(seed, number))
             images = tf.identity(images)  # a tensor of this branch, which a tape can watch
             with tf.GradientTape() as tape:
                 tape.watch(images)
@@ -302,7 +310,7 @@ class GAN(keras.Model):
             return weight / 2 * self.penalty_every * tf.reduce_mean(squared)
 
         def penalty():
-            return norm(real, self.r1) + norm(tf.stop_gradient(fake), self.r2)
+            return norm(real, self.r1, 1) + norm(tf.stop_gradient(fake), self.r2, 2)
 
         if self.penalty_every == 1:
             return penalty()

@@ -453,8 +453,9 @@ def write_reproduction(films, table, folder, out):
         tail = f"-{name}" if name else ""
         title = f"synthetic samples: {name}" if name else ""
         figures[f"accuracy{tail}"] = plots.plot_accuracy_curve(curve, note, title)
-        one_pass = own[own["evaluation"] == "deterministic"]
-        figures[f"classes{tail}"] = plots.plot_class_scores(one_pass, note=note, title=title)
+        # By the study's own scoring, as what it published.
+        scored = own[own["evaluation"] == "reference"]
+        figures[f"classes{tail}"] = plots.plot_class_scores(scored, note=note, title=title)
     shown = table.loc[table["arm"].str.partition(" ")[0].isin(compare.MAIN_ARMS), "arm"].unique()
     shown = [name for name in shown if (arms / f"{name}-seed0" / "scores.csv").is_file()]
     if shown:

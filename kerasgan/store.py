@@ -121,17 +121,20 @@ def add_scores(folder, table):
 
     Args:
         folder: Folder of the model.
-        table: DataFrame of the model's scores, of `kerasgan.quality.compare_sets`; of several
-            encoders, the first counts.
+        table: DataFrame of the model's scores, of `kerasgan.quality.compare_sets`. A metric's name
+            stands for the first encoder's score, `"kid, <encoder>"` for another's.
 
     Raises:
         FileNotFoundError: If there is no card.
     """
     card = read_card(folder)
     columns = ["metric", "value", "low", "high", "floor", "authors", "reference_set", "encoder"]
-    table = table.drop_duplicates("metric")
     rows = json.loads(table[columns].round(4).to_json(orient="records"))
-    card["scores"] = {row.pop("metric"): row for row in rows}
+    card["scores"], first = {}, dict(reversed([(row["metric"], row["encoder"]) for row in rows]))
+    for row in rows:
+        metric, encoder = row.pop("metric"), row["encoder"]
+        name = metric if encoder == first[metric] else f"{metric}, {encoder}"
+        card["scores"][name] = row
     write_text(Path(folder) / "card.json", json.dumps(card, indent=2) + "\n")
 
 

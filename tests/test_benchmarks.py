@@ -53,6 +53,11 @@ def test_the_chart_is_measured_and_resumes(script, tmp_path, capsys):
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("cells/films6/repeat*/*")}
     script.main(words)
     assert before == {path: path.stat().st_mtime_ns for path in before}
+    words[words.index("6")] = "5"  # further films a class join those that are there
+    script.main(words)
+    finer = pd.read_csv(tmp_path / "out" / "when_it_helps_cnn.csv")
+    pd.testing.assert_frame_equal(finer[finer["films"] == 6].reset_index(drop=True), table)
+    assert set(finer["films"]) == {5, 6}
     with pytest.raises(ValueError, match="steps=2"):
         script.main([*words, "--steps", "3"])
 

@@ -512,7 +512,7 @@ def test_a_dask_worker_killed_midway_loses_nothing(films, tmp_path):
             workers = list(client.run(os.getpid).values())
 
         def evaluate():
-            found.append(cross_validate(films, ARMS[:1], tmp_path, scheduler=address, **settings))
+            found.append(cross_validate(films, ARMS[:2], tmp_path, scheduler=address, **settings))
 
         run = threading.Thread(target=evaluate)
         run.start()
@@ -525,4 +525,5 @@ def test_a_dask_worker_killed_midway_loses_nothing(films, tmp_path):
         run.join(300)
     assert before and all(path.read_bytes() == text for path, text in before.items())
     cells = found[0].groupby(["arm", "fold", "seed"]).size()
-    assert len(cells) == 2 * (3 + 2) and cells.eq(29).all()
+    assert len(cells) == 2 * (3 + 4) and cells.eq(29).all()
+    assert len(list((tmp_path / "gans").iterdir())) == 2, "one a fold, shared by the seeds"

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from kerasgan import networks, store
-from kerasgan.__main__ import main
+from kerasgan.__main__ import _is_the_judge, main
 from kerasgan.films import save_films
 from kerasgan.phantom import simulate_films
 from kerasgan.sources import load_films
@@ -96,6 +96,20 @@ def test_public_names_have_documentation():
         found = getattr(kerasgan, name)
         if callable(found):
             assert found.__doc__ and len(found.__doc__) > 60, name
+
+
+@pytest.mark.parametrize(
+    ("encoder", "judged_by", "same"),
+    [
+        ("ImageNet MobileNetV2", "features of mobilenetv2_1.00_224", True),
+        ("ImageNet_EfficientNetLite1 (x.keras)", "features of ImageNet_EfficientNetLite1", True),
+        ("ImageNet_EfficientNetLite0 (x.keras)", "features of ImageNet_EfficientNetLite1", False),
+        ("HOG", "pixels", False),
+        ("ImageNet", "", False),
+    ],
+)
+def test_an_encoder_that_was_the_judge_is_known(encoder, judged_by, same):
+    assert _is_the_judge(encoder, judged_by) is same
 
 
 def test_prepare_audit_and_models(real_or_simulated, tmp_path, capsys):
@@ -243,6 +257,7 @@ def test_train_saves_a_generator_per_class_without_the_test_patients(tmp_path, c
     scores = store.read_card(folder / "best-normal")["scores"]
     assert scores["coverage"]["encoder"].endswith("(encoder.keras)")
     assert {"detectability", "memorized", "tstr", "membership"} <= set(scores)
+    assert scores["coverage"] != scores["coverage, HOG"] and "memorized, pixels" not in scores
     save_films(own.only("normal"), tmp_path / "normal")
     words = ["keep-off", str(folder / "best"), words[1], str(tmp_path / "kept")]
     assert main(words) == 0

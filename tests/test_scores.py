@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 from sklearn import metrics
+from sklearn.model_selection import RepeatedStratifiedKFold
 
 from kerasgan import scores
 
@@ -212,6 +213,28 @@ def test_corrected_t_test_by_hand():
     assert high - mean == pytest.approx(2.776445 * error) == pytest.approx(mean - low)
     assert p == pytest.approx(2 * stats.t.sf(0.016 / error, 4))
     assert p > stats.ttest_1samp(differences, 0).pvalue  # the correction is never bolder
+
+
+def test_corrected_t_test_keeps_its_level_in_real_cross_validation():
+    # Two classifiers, nearest means, each on four of eight features that tell as much as the rest.
+    def differences(seed):
+        rng, truth = np.random.default_rng(seed), np.arange(80) % 2
+        x = rng.normal(size=(80, 8)) + 0.5 * truth[:, None]
+        folds = RepeatedStratifiedKFold(n_splits=5, n_repeats=2, random_state=seed)
+        for train, test in folds.split(x, truth):
+            means = [x[train][truth[train] == kind].mean(axis=0) for kind in (0, 1)]
+            gaps = [(x[test] - mean) ** 2 for mean in means]
+            right = [
+                (np.argmin([gap[:, own].sum(axis=1) for gap in gaps], axis=0) == truth[test]).mean()
+                for own in (slice(0, 4), slice(4, 8))
+            ]
+            yield right[0] - right[1]
+
+    null = [np.array([*differences(seed)]) for seed in range(300)]
+    corrected = [scores.corrected_t_test(d, 64, 16)[3] < 0.05 for d in null]
+    plain = [stats.ttest_1samp(d, 0).pvalue < 0.05 for d in null]
+    assert 0.005 < np.mean(corrected) < 0.05, "neither bold nor blind"
+    assert np.mean(plain) > 0.12
 
 
 def test_corrected_t_test_keeps_its_level_where_the_plain_one_does_not():
