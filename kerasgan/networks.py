@@ -386,7 +386,7 @@ def build_projected_discriminator(encoder, size=64, width=32, n_classes=None, pi
 
     The last maps of each side, of at least 4 x 4, are mixed by fixed random 1 x 1 convolutions;
     a small head for each, with spectral and batch normalization, gives logits place by place. On
-    a few dozen images it learns in far fewer steps than `build_discriminator` (results/RESULTS.md).
+    a few dozen images it learns in far fewer steps than `build_discriminator` (results/DETAILS.md).
 
     Args:
         encoder: Functional model, float32 (n, h, h, 1) in [-1, 1] -> features, of convolutions

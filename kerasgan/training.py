@@ -80,7 +80,7 @@ _OF_GAN = ("ema", "r1", "r2", "penalty_every")
 
 
 def best_gan(size=64, width=32, n_classes=4, steps=6000, head="projection", seed=0, **changes):
-    """Builds and compiles the best GAN found for a few dozen films a class (results/RESULTS.md).
+    """Builds and compiles the best GAN found for a few dozen films a class (results/DETAILS.md).
 
     One class-conditional DCGAN for all classes, which frames its canvas anew for each sample; a
     projection discriminator with BatchNorm behind DiffAugment (translation and cutout); Adam at
