@@ -262,7 +262,8 @@ def write_evaluation(films, folder, out, n_splits, classifiers, go_on=False, mad
     predictions = crossval.read_predictions(folder, classifiers)
     comparison = crossval.scores_of(predictions, films)
     known, sizes = write_rows(out, "comparison", comparison, go_on), (len(films) - n_test, n_test)
-    comparison = known[known["classifier"].isin(comparison["classifier"])]
+    own = {*comparison["classifier"], "scikit-learn"}  # baselines belong to all
+    comparison = known[known["classifier"].isin(own)]
     if go_on:
         predictions, figures = None, {}
     else:
