@@ -191,7 +191,7 @@ def check_tables(out, films, n_splits, classifier, first_repeat=0, made=None):
     if not path.is_file():
         return
     table = read_table(path, "move it away, and try again")
-    if not {"classifier", "repeat", "fold", "data_hash"} <= set(table):
+    if not {"arm", "classifier", "repeat", "fold", "data_hash"} <= set(table):
         raise ValueError(f"{path} is no table of this kind: move comparison.csv away")
     if set(table["data_hash"]) - {films.hash[:16]}:
         raise ValueError(
@@ -204,9 +204,10 @@ def check_tables(out, films, n_splits, classifier, first_repeat=0, made=None):
         folds = own.groupby("arm")["fold"].unique().map(set)
         if own.empty or (folds != set(range(n_splits))).any():
             arm, has = min(folds.items(), key=lambda item: len(item[1]), default=("any arm", set()))
+            known = ", ".join(sorted(map(str, has)))
             raise ValueError(
-                f"{path} has the folds {sorted(map(int, has))} of repeat {repeat} of {classifier}, "
-                f"{arm}, not {n_splits}: evaluate these first, or give another --out"
+                f"{path} has the folds {known} of repeat {repeat} of {classifier}, {arm}, not "
+                f"{n_splits}: evaluate these first, or give another --out"
             )
     if first_repeat and made:
         _check_made(out, classifier, made)

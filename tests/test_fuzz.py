@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -23,11 +24,13 @@ from test_reading import GREY, dicom
 import kerasgan
 from kerasgan.__main__ import main
 from kerasgan.callbacks import Checkpoint
+from kerasgan.crossval import read_predictions
 from kerasgan.films import Films, save_films
 from kerasgan.networks import build_generator
 from kerasgan.preparation import prepare
 from kerasgan.quality import stretch
 from kerasgan.reading import image_size, read_square, read_with_remark
+from kerasgan.report import check_tables
 from kerasgan.runs import Run
 from kerasgan.sources import load_films
 from kerasgan.store import list_models, load_model, read_card, save_generator
@@ -210,6 +213,38 @@ def test_settings_and_marks_of_stages(count, capfd):
 
     mark = {"seconds": 2.5, "profile": {}, "at": 1.5}
     fuzz(count, check, objects({"profile": "smoke", "data": "x", "seed": 1}), objects(mark))
+
+
+@pytest.mark.parametrize("count", EXAMPLES)
+def test_notes_of_unfinished_sets(count, capfd):
+    def check(folder, content):
+        write(folder, {f"in/{name}": image for name, image in FILMS.items()})
+        write(folder / "out", {"unfinished.json": content})
+        with clear_error():
+            prepare(load_films(folder / "in"), folder / "out", 16, workers=1)
+        assert len([*folder.glob("in/*/*/*.png")]) == len(FILMS)
+
+    fuzz(count, check, objects({"files": ["train/a/0-png.png", "train/a/1-png.png"]}))
+
+
+@pytest.mark.parametrize("count", EXAMPLES)
+def test_tables_of_evaluations(count, films16):
+    facts = {"arm": ["real"] * 4, "kind": "real", "classifier": "cnn", "repeat": 0, "fold": 0}
+    facts |= {"seed": 0, "filename": [*"abcd"], "patient": [*"abcd"], "class": films16.classes}
+    cell = pd.DataFrame(facts | {f"p_{name}": 0.25 for name in films16.classes})
+    columns = ["arm", "kind", "classifier", "repeat", "fold", "seed", "class"]
+    table = cell[columns].assign(metric="f1", value=0.5, data_hash=films16.hash[:16])
+
+    def check(folder, cell, table, made):
+        write(folder, {"cv/repeat0-fold0/real.csv": cell, "comparison.json": made})
+        write(folder, dict.fromkeys(("comparison.csv", "statistics.csv", "levels.csv"), table))
+        with clear_error():
+            read_predictions(folder / "cv")
+        with clear_error():
+            check_tables(folder, films16, 1, "cnn", 1, {"steps": 2})
+
+    sound = [damaged(each.to_csv(index=False).encode()) for each in (cell, table)]
+    fuzz(count, check, *sound, objects({"cnn": {"steps": 2}}))
 
 
 @pytest.mark.parametrize("count", EXAMPLES)

@@ -188,11 +188,11 @@ def test_an_evaluation_becomes_tables_and_figures(films16, tmp_path):
     write_text(tmp_path / "half" / "comparison.csv", half.to_csv(index=False))
     for name in "statistics", "levels":
         shutil.copy(tmp_path / "again" / f"{name}.csv", tmp_path / "half")
-    with pytest.raises(ValueError, match="folds .0. of repeat 0 of resnet, real, not 2"):
+    with pytest.raises(ValueError, match="folds 0 of repeat 0 of resnet, real, not 2"):
         check_tables(tmp_path / "half", films16, 2, "resnet", first_repeat=2)
     with pytest.raises(ValueError, match="more than 1 folds"):
         check_tables(tmp_path / "again", films16, 1, "resnet")
-    with pytest.raises(ValueError, match="folds .0, 1. of repeat 0 of resnet, .*, not 3"):
+    with pytest.raises(ValueError, match="folds 0, 1 of repeat 0 of resnet, .*, not 3"):
         check_tables(tmp_path / "again", films16, 3, "resnet", first_repeat=1)
     with pytest.raises(FileNotFoundError, match="to go on from"):
         check_tables(tmp_path / "new", films16, 2, "resnet", first_repeat=1)
