@@ -447,12 +447,19 @@ def read_predictions(folder, classifiers=None):
     paths = sorted(Path(folder).glob("repeat*/*.csv"))
     if not paths:
         raise FileNotFoundError(f"no finished cells in {folder}: run cross_validate first")
-    remedy = "delete it, and run cross_validate again"
-    needs = ("arm", "filename", "class", "patient", *_KEYS[1:])
-    cells = pd.concat([read_table(path, remedy, needs) for path in paths], ignore_index=True)
+    cells = pd.concat(map(_read_cell, paths), ignore_index=True)
     if classifiers is not None:
         cells = cells[cells["classifier"].isin([*classifiers, "scikit-learn"])]
     return pd.concat([cells, _ensembles(cells)], ignore_index=True)
+
+
+def _read_cell(path):
+    remedy = "delete it, and run cross_validate again"
+    table = read_table(path, remedy, ("arm", "filename", "class", "patient", *_KEYS[1:]))
+    numbers = table[["repeat", "fold", "seed", *(name for name in table if name[:2] == "p_")]]
+    if table.isna().any(axis=None) or not all(map(pd.api.types.is_numeric_dtype, numbers.dtypes)):
+        raise ValueError(f"{path} is damaged, a row is not whole: {remedy}")
+    return table
 
 
 def _ensembles(cells):
