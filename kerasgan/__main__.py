@@ -608,7 +608,7 @@ def _screening_films(card, size, arguments):
         if text := _of_other_films(card, films):
             print(f"WARNING: {text}")
     elif name in COLLECTIONS and not arguments.no_screen:
-        with contextlib.suppress(Unavailable):
+        with contextlib.suppress(Unavailable, OSError, ValueError):  # also where it is damaged
             films = load_films(name, size=size)
         if films is not None and _of_other_films(card, films):
             films = None
