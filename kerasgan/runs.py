@@ -338,7 +338,7 @@ def absolute(path):
         if not str(path):
             raise ValueError("it is empty")
         return Path(path).expanduser().resolve()
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, TypeError) as error:  # the last of odd command lines
         raise ValueError(f"{str(path)!r} is no usable path ({error}); give another") from None
 
 
