@@ -44,7 +44,14 @@ def main(arguments=None):
         reason = " ".join(f"{error}{_REMEDIES.get(getattr(error, 'errno', None), '')}".split())
         print(f"kerasgan: {reason}", file=sys.stderr)
         return 1
-    except Exception as error:
+    except BrokenExecutor:
+        print(
+            "kerasgan: a worker process was lost, perhaps for want of memory; what it finished is "
+            "kept: give the same command again, with fewer --jobs",
+            file=sys.stderr,
+        )
+        return 1
+    except Exception as error:  # after all others, which it holds
         library = sys.modules.get("tensorflow")
         if library is None or not isinstance(error, library.errors.OpError):
             raise
@@ -52,13 +59,6 @@ def main(arguments=None):
         print(
             f"kerasgan: TensorFlow stopped, perhaps for want of memory: {reason}. What is finished "
             "is kept: try a smaller --size, --width or batch",
-            file=sys.stderr,
-        )
-        return 1
-    except BrokenExecutor:
-        print(
-            "kerasgan: a worker process was lost, perhaps for want of memory; what it finished is "
-            "kept: give the same command again, with fewer --jobs",
             file=sys.stderr,
         )
         return 1

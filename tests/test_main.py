@@ -1,7 +1,9 @@
 import ast
 import os
+import re
 import subprocess
 import sys
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +98,26 @@ def test_public_names_have_documentation():
         found = getattr(kerasgan, name)
         if callable(found):
             assert found.__doc__ and len(found.__doc__) > 60, name
+
+
+def test_lost_workers_and_want_of_memory_are_told_in_one_line(tmp_path, capsys, monkeypatch):
+    import tensorflow as tf
+
+    for error, told in (
+        (BrokenExecutor(), "a worker process was lost"),
+        (tf.errors.ResourceExhaustedError(None, None, "OOM\nmore"), "TensorFlow stopped.*: OOM. "),
+    ):
+
+        def stop(*_, error=error):
+            raise error
+
+        monkeypatch.setattr("kerasgan.sources.load_films", stop)
+        assert main(["audit", str(tmp_path)]) == 1
+        line = capsys.readouterr().err
+        assert re.search(told, line) and line.count("\n") == 1
+    monkeypatch.setattr("kerasgan.sources.load_films", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["audit", str(tmp_path)])
 
 
 @pytest.mark.parametrize(
