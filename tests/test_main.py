@@ -108,7 +108,7 @@ def test_lost_workers_and_want_of_memory_are_told_in_one_line(tmp_path, capsys, 
         (tf.errors.ResourceExhaustedError(None, None, "OOM\nmore"), "TensorFlow stopped.*: OOM. "),
     ):
 
-        def stop(*_, error=error):
+        def stop(*_, error=error, **__):
             raise error
 
         monkeypatch.setattr("kerasgan.sources.load_films", stop)
