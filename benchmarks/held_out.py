@@ -101,11 +101,11 @@ def main():
     for fold, (train, test) in enumerate(
         films.folds(facts["n_splits"], given.repeats, facts["seed"])
     ):
-        if divmod(fold, facts["n_splits"]) not in trained or len(tables) == given.folds:
+        place = divmod(fold, facts["n_splits"])
+        if place not in trained or len(tables) == given.folds:
             continue
-        place = given.folder / "gans", width, given.gan_encoder, given.held
-        seed = crossval.fold_seed(divmod(fold, facts["n_splits"]))
-        gan = crossval.fold_gan(train, steps, *place, seed)
+        recipe = given.folder / "gans", width, given.gan_encoder, given.held
+        gan = crossval.fold_gan(train, steps, *recipe, crossval.fold_seed(place))
         rows = measure(gan, train, test, encoder, given.keep_off)
         tables.append(pd.DataFrame(rows, columns=[*keys, "value", "floor"]))
         print(f"fold {fold} measured", flush=True)

@@ -226,13 +226,13 @@ class Films:
     def hash(self):
         """sha256 over class, file name and pixels of every film, whatever their order."""
         if "hash" not in self._pixels:
-            rows = zip(self.index["class"], self.index["filename"], self._digests, strict=True)
+            rows = zip(self.index["class"], self.index["filename"], self.digests, strict=True)
             lines = sorted(f"{kind}/{name} {digest}" for kind, name, digest in rows)
             self._pixels["hash"] = hashlib.sha256("\n".join(lines).encode()).hexdigest()
         return self._pixels["hash"]
 
     @property
-    def _digests(self):
+    def digests(self):
         """sha256 of each film's pixels, (n,) strings."""
         if "digests" not in self._pixels:
             digests = [hashlib.sha256(x.tobytes()).hexdigest() for x in self.one_by_one()]
@@ -277,7 +277,7 @@ class Films:
         train, test = self.split("train"), self.split("test")
         train = train.without_patients(set(test.patients))
         if self.size is not None and len(test):
-            train = train.take(~np.isin(train._digests, test._digests))
+            train = train.take(~np.isin(train.digests, test.digests))
         return train, test
 
     def only(self, *classes):

@@ -223,11 +223,17 @@ def _check_made(out, classifier, made):
             f"{path} does not say what the rows of {classifier} were made with: evaluate from "
             "repeat 0, or give another --out"
         )
-    for name in sorted(before.keys() | made.keys()):
+    remedy = "evaluate from repeat 0, or give another --out"
+    whose = f"the rows of {classifier} in {out} were"
+    _refuse_others(whose, before, made, before.keys() | made.keys(), remedy)
+
+
+def _refuse_others(whose, before, made, names, remedy):
+    """Raises `ValueError`, with a remedy, if what was made before had other options."""
+    for name in sorted(names):
         if before.get(name) != made.get(name):
             raise ValueError(
-                f"the rows of {classifier} in {out} were made with {name}={before.get(name)}: "
-                f"evaluate from repeat 0, or give another --out. Received: {made.get(name)}"
+                f"{whose} made with {name}={before.get(name)}: {remedy}. Received: {made.get(name)}"
             )
 
 
@@ -275,10 +281,8 @@ def write_evaluation(films, folder, out, n_splits, classifiers, go_on=False, mad
         levels = _with_pooled(out, "levels", levels)
         statistics = crossval.adjusted(_with_pooled(out, "statistics", statistics))
     if made:
-        path = out / "comparison.json"
-        known = read_json(path, "move it away") if path.is_file() else {}
-        known |= {name: _made_of(name, made) for name in classifiers}
-        write_text(path, json.dumps(known, indent=2) + "\n")
+        of_each = {name: _made_of(name, made) for name in classifiers}
+        write_options(out / "comparison.csv", of_each)
     write_rows(out, "levels", levels, go_on)
     write_rows(out, "statistics", statistics, go_on)
     if len(statistics):
@@ -413,16 +417,13 @@ def earlier_rows(path, fitted, films, transfer=False, needed=False, made=None):
     beside = path.with_suffix(".json")
     before = read_json(beside, remedy) if beside.is_file() else STUDY
     fits = (kept["evaluation"] != "transfer").any()
-    for name in sorted(before.keys() & (made or {}).keys()) if fits else ():
-        if before[name] != made[name]:
-            raise ValueError(
-                f"{path} was made with {name}={before[name]}: {remedy}. Received: {made[name]}"
-            )
+    if fits and made:
+        _refuse_others(f"{path} was", before, made, before.keys() & made.keys(), remedy)
     return with_published(kept, films)
 
 
 def write_options(path, made):
-    """Notes beside a table of a reproduction what it was made with, as of `earlier_rows`."""
+    """Notes in a `.json` file beside a table what it was made with, beside what stands there."""
     beside = path.with_suffix(".json")
     before = read_json(beside, "move it away") if beside.is_file() else {}
     write_text(beside, json.dumps({**before, **made}, indent=2) + "\n")

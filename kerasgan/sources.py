@@ -135,8 +135,8 @@ def _collection(name, size):
                 )
             return films
     cache = _cache() / name
-    if _unlike(table, [cache / path for path in _paths(table)]):
-        _download(name, table, cache)
+    if unlike := _unlike(table, [cache / path for path in _paths(table)]):
+        _download(name, table, cache, set(unlike))
     return _listed(cache, table, name, size)
 
 
@@ -173,18 +173,16 @@ def _paths(table, folder=None):
     return paths
 
 
-def _download(name, table, folder):
-    """Fetches a collection's missing films, checked by hash; one probe finds a dead network."""
+def _download(name, table, folder, unlike):
+    """Fetches the films of `_unlike`, checked by hash; one probe finds a dead network."""
     import pooch
     from joblib import Parallel, delayed
     from tqdm import tqdm
 
     base = os.environ.get("KERASGAN_URL", COLLECTIONS[name]).rstrip("/")
-    paths = _paths(table)
-    unlike = set(_unlike(table, [folder / path for path in paths]))
     wanted = [
         (path, digest)
-        for path, digest in zip(paths, table["sha256"], strict=True)
+        for path, digest in zip(_paths(table), table["sha256"], strict=True)
         if folder / path in unlike
     ]
 

@@ -158,7 +158,7 @@ def _save(model, role, folder, trained_on, facts, images=None, trained_with=None
             "hash": trained_on.hash,
             "patients": sorted(map(_code, set(seen.patients))),
             # Should these films' patients become known, or their split be made anew.
-            "unknown": sorted(_codes_of_unknown(seen)),
+            "unknown": sorted(set(_codes_by_pixels(seen.take(seen.index["patient"] == "")))),
         },
         **facts,
         "versions": _versions(),
@@ -454,13 +454,12 @@ def list_models(folder="saved_models"):
 
 def _code(patient):
     """A patient's code on a card that is shared: file names and ids may tell who it is."""
-    return short_hash(patient if isinstance(patient, bytes) else str(patient))
+    return short_hash(str(patient))
 
 
-def _codes_of_unknown(films):
-    """Codes of the films whose patients are not known, by their pixels."""
-    unknown = films.take((films.index["patient"] == "").to_numpy())
-    return {_code(image.tobytes()) for image in unknown.one_by_one()}
+def _codes_by_pixels(films):
+    """Codes of films whose patients are not known, `short_hash` of their pixels, in order."""
+    return [digest[:16] for digest in films.digests]
 
 
 def shared_patients(card, films):
@@ -484,8 +483,7 @@ def shared_patients(card, films):
     known, patients = set(known), films.patients.astype(str)
     found = {patient for patient in set(patients) if {patient, _code(patient)} & known}
     if unknown:
-        codes = (_code(image.tobytes()) for image in films.one_by_one())
-        seen = np.isin([*codes], unknown)
+        seen = np.isin(_codes_by_pixels(films), unknown)
         found |= {*patients[seen]}
     return sorted(found)
 

@@ -157,16 +157,28 @@ def test_code_in_a_model_is_not_run(tmp_path):
         load_model(tmp_path)
 
 
-def test_a_custom_object_is_refused(saved):
-    path = saved[1] / "generator.keras"
+def repacked(path, name, change):
+    """Writes a model anew with a part of it changed, as by one who means harm."""
     with zipfile.ZipFile(path) as archive:
-        parts = {name: archive.read(name) for name in archive.namelist()}
-    config = json.loads(parts["config.json"])
-    config["config"]["layers"][1] |= {"module": "os", "class_name": "system"}
-    parts["config.json"] = json.dumps(config).encode()
+        parts = {part: archive.read(part) for part in archive.namelist()}
+    parts[name] = change(parts[name])
     with zipfile.ZipFile(path, "w") as archive:
-        for name, content in parts.items():
-            archive.writestr(name, content)
+        for part, content in parts.items():
+            archive.writestr(part, content)
+
+
+def with_layer(path, change):
+    def apply(content):
+        config = json.loads(content)
+        change(config["config"]["layers"][1])
+        return json.dumps(config).encode()
+
+    repacked(path, "config.json", apply)
+
+
+def test_a_custom_object_is_refused(saved):
+    other = {"module": "os", "class_name": "system"}
+    with_layer(saved[1] / "generator.keras", lambda layer: layer.update(other))
     with pytest.raises(ValueError, match="not Keras' own"):
         load_model(saved[1])
 
@@ -183,15 +195,8 @@ def test_a_custom_object_is_refused(saved):
     ],
 )
 def test_what_keras_itself_could_be_made_to_open_is_refused(saved, module, name, at, monkeypatch):
-    path = saved[1] / "generator.keras"
-    with zipfile.ZipFile(path) as archive:
-        parts = {name: archive.read(name) for name in archive.namelist()}
-    config = json.loads(parts["config.json"])
-    config["config"]["layers"][1]["config"][at] = [{"module": module, "class_name": name}]
-    parts["config.json"] = json.dumps(config).encode()
-    with zipfile.ZipFile(path, "w") as archive:
-        for part, content in parts.items():
-            archive.writestr(part, content)
+    own = {at: [{"module": module, "class_name": name}]}
+    with_layer(saved[1] / "generator.keras", lambda layer: layer["config"].update(own))
     monkeypatch.setattr(keras.models, "load_model", lambda *_, **__: pytest.fail("was loaded"))
     with pytest.raises(ValueError, match=f"{name}.*could run code or read files"):
         load_model(saved[1])
@@ -204,16 +209,13 @@ def test_a_model_too_large_to_be_one_is_refused(saved, monkeypatch):
 
 
 def with_weights(path, change):
-    """Writes a model anew with its weights changed, as by one who means harm."""
-    with zipfile.ZipFile(path) as archive:
-        parts = {name: archive.read(name) for name in archive.namelist()}
-    weights = io.BytesIO(parts["model.weights.h5"])
-    with h5py.File(weights, "r+") as file:
-        change(file)
-    parts["model.weights.h5"] = weights.getvalue()
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in parts.items():
-            archive.writestr(name, content)
+    def apply(content):
+        weights = io.BytesIO(content)
+        with h5py.File(weights, "r+") as file:
+            change(file)
+        return weights.getvalue()
+
+    repacked(path, "model.weights.h5", apply)
 
 
 def test_weights_that_unpack_to_too_much_or_lie_elsewhere_are_refused(saved, tmp_path, monkeypatch):
