@@ -180,8 +180,9 @@ def border_auc(films, seed=0):
         Series of AUC by class, NaN where a class has too few patients for folds.
     """
     from sklearn.ensemble import RandomForestClassifier
-    from sklearn.metrics import roc_auc_score
     from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+
+    from kerasgan.scores import auc
 
     found = pd.Series(np.nan, index=list(films.classes))
     patients = pd.Series(films.patients).groupby(films.labels).nunique()  # of classes with films
@@ -195,7 +196,7 @@ def border_auc(films, seed=0):
         forest, ring, films.labels, groups=films.patients, cv=splitter, method="predict_proba"
     )
     for column, label in enumerate(patients.index):
-        found.iloc[label] = roc_auc_score(films.labels == label, chances[:, column])
+        found.iloc[label] = auc(films.labels == label, chances[:, column])
     return found
 
 

@@ -17,7 +17,7 @@ from sklearn import metrics
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.svm import SVC
 
-from kerasgan.scores import bootstrap_interval, group_positions, wilson_interval
+from kerasgan.scores import auc, bootstrap_interval, group_positions, wilson_interval
 
 DOMAIN_ENCODER = Path(__file__).parents[1] / "saved_models" / "encoder" / "encoder.keras"
 LEAST = 12  # images of a set, for its scores
@@ -404,15 +404,14 @@ def attack_auc(training, held_out, patients=None, classes=None):
         classes: theirs, whose numbers may differ in level: the AUC is then the mean over classes.
     """
 
-    def auc(member, score, kind):
-        own = [(member[kind == k], score[kind == k]) for k in np.unique(kind)]
-        own = [metrics.roc_auc_score(m, x) for m, x in own if 0 < sum(m) < len(m)]
-        return np.mean(own) if own else np.nan
+    def mean(member, score, kind):
+        own = [auc(member[kind == k], score[kind == k]) for k in np.unique(kind)]
+        return np.nanmean(own) if np.isfinite(own).any() else np.nan
 
     member = np.repeat([1, 0], [len(training), len(held_out)])
     kinds = np.zeros(len(member)) if classes is None else np.asarray(classes)
     signals = np.concatenate([training, held_out])
-    return bootstrap_interval(auc, member, signals, kinds, groups=patients)
+    return bootstrap_interval(mean, member, signals, kinds, groups=patients)
 
 
 def check_enough(films):

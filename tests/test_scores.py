@@ -63,6 +63,9 @@ def test_agrees_with_scikit_learn():
     assert value["macro", "auc"] == pytest.approx(
         metrics.roc_auc_score(labels, probabilities, multi_class="ovr")
     )
+    ties = probabilities[:, 0].round(1)
+    assert scores.auc(labels == 0, ties) == pytest.approx(metrics.roc_auc_score(labels == 0, ties))
+    assert np.isnan(scores.auc(labels >= 0, ties)) and np.isnan(scores.auc(labels < 0, ties))
     predicted = probabilities.argmax(axis=1)
     assert value["macro", "f1"] == pytest.approx(
         metrics.f1_score(labels, predicted, average="macro")
@@ -162,12 +165,8 @@ def test_bootstrap_is_seeded_pairs_arrays_and_leaves_nan_draws_out():
     rng = np.random.default_rng(6)
     labels = np.array([0] * 18 + [1] * 2)
     score = rng.normal(size=20) + labels
-
-    def auc(labels, score):
-        return metrics.roc_auc_score(labels, score) if 0 < labels.sum() < len(labels) else np.nan
-
-    first = scores.bootstrap_interval(auc, labels, score)
-    assert first == scores.bootstrap_interval(auc, labels, score)
+    first = scores.bootstrap_interval(scores.auc, labels, score)
+    assert first == scores.bootstrap_interval(scores.auc, labels, score)
     assert np.isfinite(first).all() and first[1] <= first[0] <= first[2]
     one, other = (scores.bootstrap_interval(np.mean, score, seed=seed) for seed in (0, 1))
     assert one[0] == other[0] and one[1:] != other[1:]
