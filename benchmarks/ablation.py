@@ -3,14 +3,17 @@
     python benchmarks/ablation.py covid-xray-64 --encoder runs/lite0.keras
 
 Each variant is trained on the training patients less an inner fold, and measured against the films
-it saw and against that fold's. Means over the classes, and finished variants, are kept in --out:
-give the command again to go on, or name variants to run these alone.
+it saw and against that fold's, with --looks at several steps of one training, where the last need
+not be the best. Means over the classes, and finished variants, are kept in --out: give the command
+again to go on, or name variants to run these alone.
 """
 
 import argparse
+import itertools
 import time
 from pathlib import Path
 
+import keras
 import numpy as np
 import pandas as pd
 
@@ -51,6 +54,11 @@ VARIANTS = {
     "projected, momentum 0": {"momentum": 0.0},
     "projected, rate 2e-4": {"rate": 2e-4},
     "projected, non-saturating": {"loss": "non_saturating"},
+    "projected, latent 32": {"latent": 32},
+    "projected, width 16": {"width": 16},
+    "projected, width 48": {"width": 48},
+    "projected, no average": {"ema": 0.0},
+    "projected, no augmentation": {"policy": ()},
     "projected, and colour": {"policy": ("colour", "translation", "cutout")},
 }
 
@@ -60,18 +68,29 @@ def projected(name):
     return name.startswith("projected")
 
 
-def train(films, steps, seed, apart=False, truncation=1.0, count=300, **recipe):
-    """Trains a GAN on films, or one `apart` on each class; samples by class, uint8 (count, ...)."""
-    parts, images = [films.only(name) for name in films.classes] if apart else [films], {}
-    steps //= len(parts)
+def train(films, steps, seed, looks=1, apart=False, truncation=1.0, count=300, **recipe):
+    """Trains a GAN on films, or one `apart` on each class.
+
+    Returns a list of so many looks, at equal distances, the last at the end: each the samples by
+    class, uint8 (count, ...).
+    """
+    parts = [films.only(name) for name in films.classes] if apart else [films]
+    seen, steps = [{} for _ in range(looks)], steps // len(parts)
     for part in parts:
         gan = best_gan(films.size, n_classes=len(part.classes), steps=steps, seed=seed, **recipe)
         gan.adapt(part)
+        epochs = epochs_of(steps, part)
+        due = {epochs * (look + 1) // looks: images for look, images in enumerate(seen)}
+
+        def look(epoch, logs, gan=gan, part=part, due=due):
+            for label, name in enumerate(part.classes if epoch + 1 in due else ()):
+                images = kg.draw(gan.averaged, count, label, seed=1, truncation=truncation)
+                due[epoch + 1][name] = images
+
         batches = part.batches(32, seed=seed, labels=True)
-        gan.fit(batches, epochs=epochs_of(steps, part), verbose=0, shuffle=False)
-        for label, name in enumerate(part.classes):
-            images[name] = kg.draw(gan.averaged, count, label, seed=1, truncation=truncation)
-    return images
+        looking = keras.callbacks.LambdaCallback(on_epoch_end=look)
+        gan.fit(batches, epochs=epochs, callbacks=[looking], verbose=0, shuffle=False)
+    return seen
 
 
 def measure(samples, seen, held_out, encoder):
@@ -110,6 +129,7 @@ def main():
     parser.add_argument("--features", help="another .keras encoder, for variants called projected")
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--steps", type=int, default=1500, help="of 32 films each")
+    parser.add_argument("--looks", type=int, default=1, help="measured so often, the end included")
     parser.add_argument("--no-framing", action="store_true", help="a generator of plain canvases")
     parser.add_argument("--moments", type=float, default=2.0, help="weight, of variants projected")
     parser.add_argument("--hog", type=float, default=4.0, help="likewise")
@@ -145,11 +165,12 @@ def main():
         recipe = {key: facts[key] for key in ("framing", *HELD)} | VARIANTS[name]
         if judge:
             recipe["encoder"] = judge
-        samples = train(seen, given.steps, given.seed, **recipe)
-        for encoder in left:
+        looks = train(seen, given.steps, given.seed, given.looks, **recipe)
+        seconds = round(time.monotonic() - started)
+        for encoder, (number, samples) in itertools.product(left, enumerate(looks, 1)):
             scores = measure(samples, seen, held_out, encoder)
             row = {"variant": name, **facts, "encoder": encoder.name, **scores.round(4)}
-            row["seconds"] = round(time.monotonic() - started)
+            row |= {"seconds": seconds, "at": given.steps * number // given.looks}
             table = pd.DataFrame([*table.to_dict("records"), row])
             print(pd.Series(row).to_string(), "\n", flush=True)
         given.out.parent.mkdir(parents=True, exist_ok=True)

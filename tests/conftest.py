@@ -6,10 +6,17 @@ os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
 from kerasgan.films import CLASSES, Films
+
+
+def pytest_collection_modifyitems(items):
+    """Puts modules of dear fixtures first: two workers that share one would each make them."""
+    dear = "test_notebooks", "test_crossval", "test_compare"
+    items.sort(key=lambda item: item.path.stem not in dear)
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +33,21 @@ def films16():
         split=(["train"] * 8 + ["test"] * 4) * 4,
         name="sixteen",
     )
+
+
+@pytest.fixture(scope="session")
+def small_encoder():
+    """Builds encoders to judge by, of a side: few layers, as every one is traced several times."""
+
+    def build(size=16, width=2):
+        x = image = keras.Input((size, size, 1))
+        for _ in range(2):
+            x = keras.layers.Conv2D(width, 3, 2, "same", use_bias=False)(x)
+            x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+        x = keras.layers.Dense(8)(keras.layers.GlobalAveragePooling2D()(x))
+        return keras.Model(image, x, name="small_encoder")
+
+    return build
 
 
 @pytest.fixture(scope="session")

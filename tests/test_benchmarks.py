@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 
 from kerasgan.films import save_films
-from kerasgan.networks import build_resnet
 from kerasgan.phantom import simulate_films
 
 PATH = Path(__file__).parent.parent / "benchmarks" / "when_it_helps.py"
@@ -62,9 +61,9 @@ def test_the_chart_is_measured_and_resumes(script, tmp_path, capsys):
         script.main([*words, "--steps", "3"])
 
 
-def test_an_ablation_keeps_what_it_measured_also_before_a_weight_was_known(tmp_path):
+def test_an_ablation_keeps_what_it_measured_also_before_a_weight_was_known(tmp_path, small_encoder):
     save_films(simulate_films(30, size=16), tmp_path / "films")
-    build_resnet(16, width=2).save(tmp_path / "encoder.keras")
+    small_encoder().save(tmp_path / "encoder.keras")
     words = [
         sys.executable,
         PATH.with_name("ablation.py"),

@@ -252,8 +252,8 @@ def test_levels_count_each_film_once_and_have_intervals(evaluated, films):
     assert own.to_dict() == pytest.approx(scores[own.index].to_dict())
 
 
-def test_a_fold_gan_can_be_judged_by_an_encoder(films, tmp_path):
-    build_resnet(16, width=2).save(tmp_path / "encoder.keras")
+def test_a_fold_gan_can_be_judged_by_an_encoder(films, tmp_path, small_encoder):
+    small_encoder().save(tmp_path / "encoder.keras")
     judged = {**TINY, "gan_steps": 2, "gan_encoder": tmp_path / "encoder.keras"}
     cross_validate(films, ARMS[-1:], tmp_path / "cv", baselines=(), **judged)
     assert ARMS[-1].name in set(read_predictions(tmp_path / "cv")["arm"])

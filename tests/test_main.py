@@ -219,11 +219,13 @@ def test_numbers_out_of_range_are_refused_before_anything_begins(words, capsys):
     assert f"{words[-1]}" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_train_saves_a_generator_per_class_without_the_test_patients(tmp_path, capsys):
+def test_train_saves_a_generator_per_class_without_the_test_patients(
+    tmp_path, capsys, small_encoder
+):
     films = simulate_films(16, size=16, films_per_patient=2, test_per_class=2)
     save_films(films, tmp_path / "films")
     folder = tmp_path / "out"
-    networks.build_resnet(16, width=2).save(tmp_path / "judge.keras")
+    small_encoder().save(tmp_path / "judge.keras")
     command = ["train", str(tmp_path / "films"), str(folder), "--size", "16", "--width", "2"]
     command += ["--encoder", str(tmp_path / "judge.keras")]
     assert main([*command, "--steps", "2"]) == 0

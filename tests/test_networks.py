@@ -234,9 +234,9 @@ def _trains_as_if_each_update_encoded_the_images(encoder, images):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
-def test_a_projected_discriminator_judges_frozen_features(tmp_path):
+def test_a_projected_discriminator_judges_frozen_features(tmp_path, small_encoder):
     keras.utils.set_random_seed(0)
-    encoder = build_resnet(64, width=4)
+    encoder = small_encoder(64, width=4)
     model = build_projected_discriminator(encoder, 32, width=4, n_classes=3)
     assert model.output_shape[1] > 16, "a logit for each place of each head"
     frozen = model.get_layer("frozen_maps")

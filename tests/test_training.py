@@ -12,7 +12,7 @@ from kerasgan.augment import AdaptiveAugment, DiffAugment
 from kerasgan.films import save_films, to_float
 from kerasgan.gan import draw
 from kerasgan.losses import LOSSES, ClassMMD, hog_maps
-from kerasgan.networks import build_generator, build_resnet
+from kerasgan.networks import build_generator
 from kerasgan.phantom import simulate_films
 from kerasgan.quality import memorization
 from kerasgan.sources import load_films
@@ -57,10 +57,12 @@ def test_a_training_of_another_recipe_is_not_gone_on_with(films16, tmp_path):
     assert len(fit_gan(best_gan(16, 2, steps=10), films16, 2, tmp_path)) == 2
 
 
-def test_other_frozen_weights_are_not_overwritten_and_a_scaled_optimizer_is_fine(films16, tmp_path):
+def test_other_frozen_weights_are_not_overwritten_and_a_scaled_optimizer_is_fine(
+    films16, tmp_path, small_encoder
+):
     for seed in (0, 1):
         keras.utils.set_random_seed(seed)
-        encoder = build_resnet(16, width=2)
+        encoder = small_encoder()
         gan = best_gan(16, 2, steps=10, encoder=encoder, moments=0, hog=0)
         optimizers = gan.generator_optimizer, gan.discriminator_optimizer
         gan.compile(*map(keras.optimizers.LossScaleOptimizer, optimizers), loss="hinge")
@@ -102,8 +104,10 @@ def test_fit_gan_goes_on_where_it_stopped(films16, tmp_path):
     assert list(grids) == [2, 4] and grids[4].shape == (16, 128)
 
 
-def test_a_projected_gan_that_matches_moments_goes_on_where_it_stopped(films16, tmp_path):
-    encoder = build_resnet(16, width=2)
+def test_a_projected_gan_that_matches_moments_goes_on_where_it_stopped(
+    films16, tmp_path, small_encoder
+):
+    encoder = small_encoder()
 
     def train(folder, *epochs):
         for count in epochs:
