@@ -436,8 +436,8 @@ def epoch_numbers(first_epoch=0):
         count = tf.numpy_function(lambda: np.int64(next(counter)), [], tf.int64)
         return tf.ensure_shape(count, ())
 
-    # Not `from_generator`: TensorFlow 2.21 then makes malloc give all memory back at once, and
-    # a training spends half of its time in page faults.
+    # Not `from_generator`: with Python 3.11 TensorFlow 2.21 then makes malloc give memory back
+    # at every free, and a training spends up to half of its time in page faults.
     numbers = tf.data.Dataset.range(1).map(number)
     # Several workers share the films of a batch, as there are no files to share among them.
     options = tf.data.Options()

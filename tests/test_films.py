@@ -1,4 +1,7 @@
 import dataclasses
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -205,6 +208,20 @@ def test_no_films_make_no_batches(films16):
 def test_epoch_numbers_count_iterations():
     data = epoch_numbers(5)
     assert [next(iter(data)).numpy() for _ in range(3)] == [5, 6, 7]
+
+
+def test_batches_leave_malloc_as_it_was():
+    code = (
+        "import numpy as np, kerasgan as kg\n"
+        "films = kg.Films.from_arrays(np.zeros((4, 16, 16), 'uint8'), [0] * 4, ['covid'])\n"
+        "assert len(list(films.batches(2))) == 2"
+    )
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Memory patch applied" not in done.stderr, "every free would give memory back"
 
 
 @pytest.mark.parametrize("size", [60, 8, 512, 64.0, "64", True])
