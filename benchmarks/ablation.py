@@ -79,7 +79,8 @@ def train(films, steps, seed, looks=1, apart=False, truncation=1.0, count=300, *
     for part in parts:
         gan = best_gan(films.size, n_classes=len(part.classes), steps=steps, seed=seed, **recipe)
         gan.adapt(part)
-        epochs = epochs_of(steps, part)
+        if (epochs := epochs_of(steps, part)) < looks:
+            raise ValueError(f"{looks} looks need as many epochs: more --steps. Received: {epochs}")
         due = {epochs * (look + 1) // looks: images for look, images in enumerate(seen)}
 
         def look(epoch, logs, gan=gan, part=part, due=due):

@@ -64,19 +64,16 @@ def test_the_chart_is_measured_and_resumes(script, tmp_path, capsys):
 def test_an_ablation_keeps_what_it_measured_also_before_a_weight_was_known(tmp_path, small_encoder):
     save_films(simulate_films(30, size=16), tmp_path / "films")
     small_encoder().save(tmp_path / "encoder.keras")
-    words = [
-        sys.executable,
-        PATH.with_name("ablation.py"),
-        tmp_path / "films",
-        "hinge",
-        "a GAN a class",
-    ]
-    words += ["--encoder", tmp_path / "encoder.keras", "--size", "16", "--steps", "4"]
+    words = [sys.executable, PATH.with_name("ablation.py"), tmp_path / "films"]
+    words += ["hinge", "a GAN a class", "--encoder", tmp_path / "encoder.keras"]
+    words += "--size 16 --steps 8 --looks 2".split()
     words = [*map(str, words), "--out", str(tmp_path / "table.csv")]
     subprocess.run(words, check=True, capture_output=True)
     table = pd.read_csv(tmp_path / "table.csv")
     assert (
-        table["variant"].tolist() == ["hinge", "a GAN a class"]
+        table["variant"].tolist() == 2 * ["hinge"] + 2 * ["a GAN a class"]
+        and table["at"].tolist() == [4, 8, 4, 8]
+        and table.loc[0, "kid"] != table.loc[1, "kid"]
         and table["kid_held_out"].notna().all()
     )
     table.drop(columns="hog").to_csv(tmp_path / "table.csv", index=False)
