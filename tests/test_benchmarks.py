@@ -66,7 +66,7 @@ def test_an_ablation_keeps_what_it_measured_also_before_a_weight_was_known(tmp_p
     small_encoder().save(tmp_path / "encoder.keras")
     words = [sys.executable, PATH.with_name("ablation.py"), tmp_path / "films"]
     words += ["hinge", "a GAN a class", "--encoder", tmp_path / "encoder.keras"]
-    words += "--size 16 --steps 8 --looks 2".split()
+    words += ["--size", "16", "--steps", "8", "--looks", "2"]
     words = [*map(str, words), "--out", str(tmp_path / "table.csv")]
     subprocess.run(words, check=True, capture_output=True)
     table = pd.read_csv(tmp_path / "table.csv")
