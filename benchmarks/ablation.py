@@ -83,13 +83,13 @@ def train(films, steps, seed, looks=1, apart=False, truncation=1.0, count=300, *
             raise ValueError(f"{looks} looks need as many epochs: more --steps. Received: {epochs}")
         due = {epochs * (look + 1) // looks: images for look, images in enumerate(seen)}
 
-        def look(epoch, logs, gan=gan, part=part, due=due):
+        def draw(epoch, logs, gan=gan, part=part, due=due):
             for label, name in enumerate(part.classes if epoch + 1 in due else ()):
                 images = kg.draw(gan.averaged, count, label, seed=1, truncation=truncation)
                 due[epoch + 1][name] = images
 
         batches = part.batches(32, seed=seed, labels=True)
-        looking = keras.callbacks.LambdaCallback(on_epoch_end=look)
+        looking = keras.callbacks.LambdaCallback(on_epoch_end=draw)
         gan.fit(batches, epochs=epochs, callbacks=[looking], verbose=0, shuffle=False)
     return seen
 
@@ -151,6 +151,8 @@ def main():
     if given.out.is_file():
         table = pd.read_csv(given.out)
         table = table.assign(**{name: 0.0 for name in HELD if name not in table})  # of before it
+    table = table.assign(at=table.get("at", table["steps"]))
+    at = [given.steps * number // given.looks for number in range(1, given.looks + 1)]
     for name in given.variants or [v for v in VARIANTS if given.features or not projected(v)]:
         facts |= {weight: getattr(given, weight) * projected(name) for weight in HELD}
         judge = load_safely(given.features, "encoder") if projected(name) else None
@@ -159,7 +161,8 @@ def main():
         same = (table["variant"] == name) & np.all(
             [table[key] == value for key, value in known.items()], axis=0
         )
-        left = [x for x in encoders if x.name not in set(table.loc[same, "encoder"])]
+        done = table[same].groupby("encoder")["at"].agg(set)
+        left = [x for x in encoders if not done.get(x.name, set()).issuperset(at)]
         if not left:
             continue
         started = time.monotonic()
@@ -168,10 +171,10 @@ def main():
             recipe["encoder"] = judge
         looks = train(seen, given.steps, given.seed, given.looks, **recipe)
         seconds = round(time.monotonic() - started)
-        for encoder, (number, samples) in itertools.product(left, enumerate(looks, 1)):
+        for encoder, (step, samples) in itertools.product(left, zip(at, looks, strict=True)):
             scores = measure(samples, seen, held_out, encoder)
             row = {"variant": name, **facts, "encoder": encoder.name, **scores.round(4)}
-            row |= {"seconds": seconds, "at": given.steps * number // given.looks}
+            row |= {"seconds": seconds, "at": step}
             table = pd.DataFrame([*table.to_dict("records"), row])
             print(pd.Series(row).to_string(), "\n", flush=True)
         given.out.parent.mkdir(parents=True, exist_ok=True)

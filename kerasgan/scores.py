@@ -237,7 +237,12 @@ def auc(positive, score):
 
     Returns:
         float in [0, 1], NaN where all or none are positive.
+
+    Raises:
+        ValueError: If a score is NaN or infinite, as those of a broken model are.
     """
+    if not np.isfinite(score).all():
+        raise ValueError("scores to rank are finite. Received: NaN or infinite ones")
     positive = np.asarray(positive, bool)
     ours, others = positive.sum(), (~positive).sum()
     if not ours or not others:

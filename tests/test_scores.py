@@ -66,6 +66,8 @@ def test_agrees_with_scikit_learn():
     ties = probabilities[:, 0].round(1)
     assert scores.auc(labels == 0, ties) == pytest.approx(metrics.roc_auc_score(labels == 0, ties))
     assert np.isnan(scores.auc(labels >= 0, ties)) and np.isnan(scores.auc(labels < 0, ties))
+    with pytest.raises(ValueError, match="finite"):
+        scores.auc(labels == 0, np.where(labels == 0, np.nan, ties))
     predicted = probabilities.argmax(axis=1)
     assert value["macro", "f1"] == pytest.approx(
         metrics.f1_score(labels, predicted, average="macro")
