@@ -4,11 +4,11 @@
     python benchmarks/gan_step.py
 
 Both train the same networks on the same batches with the same losses, optimizers and threads; ours
-averages the generator's weights as well. Further rows set our training in bfloat16, one setting of
-Keras, against that in float32, and our arithmetic against the machine's float32 matrix product:
-FLOPs are those of the published updates (generator forward and backward; discriminator on real and
-on generated images forward and backward; once more on generated images forward and back to its
-input), two per multiplication, convolutions alone.
+averages the generator's weights as well. A further row sets our arithmetic against the machine's
+float32 matrix product: FLOPs are those of the published updates (generator forward and backward;
+discriminator on real and on generated images forward and backward; once more on generated images
+forward and back to its input), two per multiplication, convolutions alone. --half sets our training
+in bfloat16, one setting of Keras, against that in float32; without AVX-512 it takes minutes.
 """
 
 import time
@@ -135,7 +135,7 @@ def matmul_peak(side=2048):
 
 
 def main():
-    options = arguments(__doc__)
+    options = arguments(__doc__, {"--half": "also in bfloat16"})
     import torch._dynamo  # noqa: F401 -- before TensorFlow: later, their copies of LLVM collide
 
     import kerasgan
@@ -145,16 +145,18 @@ def main():
     peak = matmul_peak()
     for width in (32,) if options.quick else (64, 32):
         gan, ours = our_trainer(width, films)
-        _, half = our_trainer(width, films, "mixed_bfloat16")
         other = torch_trainer(width, films.images, options.threads)
-        trainers = {"ours": ours, "torch": other, "half": half}
+        trainers = {"ours": ours, "torch": other}
+        if options.half:
+            _, trainers["half"] = our_trainer(width, films, "mixed_bfloat16")
         for train in trainers.values():
             train(steps)  # traces, and warms the caches
         cases = {name: partial(train, steps) for name, train in trainers.items()} | {"peak": peak}
         measured = medians(cases, options.rounds)
         case = f"DCGAN {SIZE} x {SIZE}, width {width}, batch {BATCH}"
         record(options, case, measured["ours"], measured["torch"], "images/s", 1.5)
-        record(options, f"{case}, bfloat16", measured["half"], measured["ours"], "images/s")
+        if options.half:
+            record(options, f"{case}, bfloat16", measured["half"], measured["ours"], "images/s")
         arithmetic = flops(gan) * measured["ours"] / BATCH / 1e9
         record(options, f"{case}, share of matmul", arithmetic, measured["peak"] / 1e9, "GFLOP/s")
 

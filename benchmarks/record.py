@@ -12,13 +12,20 @@ RESULTS = Path(__file__).resolve().parents[1] / "results"
 COLUMNS = ["benchmark", "case", "ours", "other", "unit", "ratio", "goal", "command", "machine"]
 
 
-def arguments(description):
-    """Reads the options every benchmark has, and sets TensorFlow's threads: before its import."""
+def arguments(description, switches=()):
+    """Reads the options every benchmark has, and sets TensorFlow's threads: before its import.
+
+    Args:
+        description: The benchmark's docstring.
+        switches: Dict from further options, off by default, to what they do.
+    """
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a small run, to see that it works")
     parser.add_argument("--rounds", type=int, help="rounds of which the median is taken")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of benchmarks.csv")
+    for switch, text in dict(switches).items():
+        parser.add_argument(switch, action="store_true", help=text)
     options = parser.parse_args()
     options.rounds = options.rounds or (2 if options.quick else 7)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -439,8 +439,11 @@ def epoch_numbers(first_epoch=0):
     # Not `from_generator`: with Python 3.11 TensorFlow 2.21 then makes malloc give memory back
     # at every free, and a training spends up to half of its time in page faults.
     numbers = tf.data.Dataset.range(1).map(number)
-    # Several workers share the films of a batch, as there are no files to share among them.
     options = tf.data.Options()
+    # There is nothing to tune, and the tuner holds up the end of an epoch: it is told to stop, but
+    # at times sleeps on (TensorFlow 2.21), for as long as it had run.
+    options.autotune.enabled = False
+    # Several workers share the films of a batch, as there are no files to share among them.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return numbers.with_options(options)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from kerasgan.compare import _samples
 from kerasgan.films import (
     CLASSES,
     Films,
@@ -222,6 +223,12 @@ def test_batches_leave_malloc_as_it_was():
     )
     assert done.returncode == 0, done.stderr
     assert "Memory patch applied" not in done.stderr, "every free would give memory back"
+
+
+def test_no_tuner_of_batches_holds_up_the_end_of_an_epoch(films16):
+    drawn = _samples(films16.images, films16.labels, 4, batches=2, seed=0, first_epoch=0)
+    for batches in (films16.batches(4), drawn):
+        assert batches.map(lambda *batch: batch).options().autotune.enabled is False
 
 
 @pytest.mark.parametrize("size", [60, 8, 512, 64.0, "64", True])
