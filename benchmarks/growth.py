@@ -62,7 +62,7 @@ def train(folder, size, width, classes, steps):
         augment=kerasgan.DiffAugment(),
     )
     gan.compile(keras.optimizers.Adam(2e-4, 0.5), keras.optimizers.Adam(2e-4, 0.5))
-    batches = films.batches(16, labels=classes > 1, cache=False)
+    batches = films.batches(16, labels=classes > 1, cache=False).repeat()
     gan.fit(batches, steps_per_epoch=3, verbose=0, shuffle=False)
     started = time.perf_counter()
     gan.fit(batches, steps_per_epoch=steps, verbose=0, shuffle=False)
@@ -109,7 +109,7 @@ def main():
     options = arguments(__doc__)
     steps, growth = 5, {axis: each[:2] for axis, each in GROWTH.items()}
     if not options.quick:
-        steps, growth = 15, GROWTH
+        steps, growth = 60, GROWTH
     found = {cell(axis, n): [] for axis, each in growth.items() for n in each}
     for number in range(options.rounds):
         for sizes, values in found.items():  # in turn: a slow minute falls on all alike

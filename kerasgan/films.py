@@ -1,5 +1,6 @@
 """Films: an index of images with class, split and patient, and the batches made from it."""
 
+import functools
 import hashlib
 import itertools
 import json
@@ -192,8 +193,7 @@ class Films:
                     f"{path}: {error}; remove it, or prepare the films: that passes it over"
                 ) from None
 
-        with ThreadPoolExecutor() as pool:
-            images = list(pool.map(read, paths))
+        images = list(_readers().map(read, paths))
         return np.array(images, np.uint8).reshape(-1, self.size, self.size, 1)
 
     @property
@@ -417,6 +417,12 @@ class Films:
         order = epoch_numbers(first_epoch).flat_map(epoch_steps)
         order = order.apply(tf.data.experimental.assert_cardinality(steps))
         return order.map(load, num_parallel_calls=None if cache else 2).prefetch(2)
+
+
+@functools.cache
+def _readers():
+    """Threads that read films, the same for all batches: to start them takes as long as a batch."""
+    return ThreadPoolExecutor()
 
 
 def epoch_numbers(first_epoch=0):
