@@ -13,7 +13,6 @@ import itertools
 import time
 from pathlib import Path
 
-import keras
 import numpy as np
 import pandas as pd
 
@@ -74,6 +73,8 @@ def train(films, steps, seed, looks=1, apart=False, truncation=1.0, count=300, *
     Returns a list of so many looks, at equal distances, the last at the end: each the samples by
     class, uint8 (count, ...).
     """
+    import keras  # after kerasgan, which turns oneDNN on
+
     parts = [films.only(name) for name in films.classes] if apart else [films]
     seen, steps = [{} for _ in range(looks)], steps // len(parts)
     for part in parts:

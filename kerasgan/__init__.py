@@ -7,6 +7,8 @@ TensorFlow do not load it.
 import importlib
 import os
 import sys
+import warnings
+from pathlib import Path
 
 __version__ = "0.1.0"
 
@@ -110,6 +112,22 @@ def __dir__():
     return __all__
 
 
+def _enable_onednn():
+    """Turns oneDNN on, which halves a GAN's training step and on some processors is off."""
+    if "tensorflow" in sys.modules and "TF_ENABLE_ONEDNN_OPTS" not in os.environ:
+        try:
+            flags = set(Path("/proc/cpuinfo").read_text().split())
+        except OSError:
+            flags = {"avx_vnni"}
+        if "avx2" in flags and not flags & {"avx512_vnni", "avx_vnni", "amx_tile"}:
+            warnings.warn(
+                "keras or tensorflow was imported before kerasgan, so that on this processor a "
+                "training takes twice as long: import kerasgan first, or set "
+                "TF_ENABLE_ONEDNN_OPTS=1",
+                stacklevel=2,
+            )
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+
 _check_backend()
-# Off by default in TensorFlow on processors without AVX-512, where it halves a GAN's training step.
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+_enable_onednn()

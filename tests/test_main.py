@@ -55,6 +55,21 @@ def test_another_backend_is_refused_in_one_line_of_the_command():
     assert "unset KERAS_BACKEND" in done.stderr and done.stderr.count("\n") == 1
 
 
+def test_a_late_import_says_that_trainings_will_be_slow():
+    code = "import tensorflow, warnings; warnings.simplefilter('error'); import kerasgan"
+    environment = {k: v for k, v in os.environ.items() if k != "TF_ENABLE_ONEDNN_OPTS"}
+    try:
+        flags = Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        flags = []
+    slow = "avx2" in flags and not {"avx512_vnni", "avx_vnni", "amx_tile"} & set(flags)
+    for setting in ({}, {"TF_ENABLE_ONEDNN_OPTS": "1"}):
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env=environment | setting
+        )
+        assert ("import kerasgan first" in done.stderr) == (slow and not setting), done.stderr
+
+
 def test_a_backend_set_in_the_configuration_of_keras_does_not_step_in(tmp_path):
     (tmp_path / "keras.json").write_text('{"backend": "jax"}')
     code = "import os, kerasgan; assert os.environ['KERAS_BACKEND'] == 'tensorflow'"
