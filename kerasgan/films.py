@@ -4,6 +4,7 @@ import functools
 import hashlib
 import itertools
 import json
+import os
 import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -423,6 +424,10 @@ class Films:
 def _readers():
     """Threads that read films, the same for all batches: to start them takes as long as a batch."""
     return ThreadPoolExecutor()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_readers.cache_clear)  # a fork has no threads
 
 
 def epoch_numbers(first_epoch=0):

@@ -225,6 +225,19 @@ def test_batches_leave_malloc_as_it_was():
     assert "Memory patch applied" not in done.stderr, "every free would give memory back"
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_fork_reads_films_too(films16, tmp_path):
+    save_films(films16.first(6), tmp_path)
+    code = (
+        "import os, sys, kerasgan as kg\n"
+        "films = kg.load_films(sys.argv[1], size=16)\n"
+        "first = films.images\n"
+        "if not os.fork(): os._exit(int(kg.load_films(sys.argv[1], size=16).images.sum() == 0))\n"
+        "assert os.wait()[1] == 0"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=300)
+
+
 def test_no_tuner_of_batches_holds_up_the_end_of_an_epoch(films16):
     drawn = _samples(films16.images, films16.labels, 4, batches=2, seed=0, first_epoch=0)
     for batches in (films16.batches(4), drawn):
