@@ -118,7 +118,7 @@ def _enable_onednn():
         try:
             flags = set(Path("/proc/cpuinfo").read_text().split())
         except OSError:
-            flags = {"avx_vnni"}
+            flags = set()
         if "avx2" in flags and not flags & {"avx512_vnni", "avx_vnni", "amx_tile"}:
             warnings.warn(
                 "keras or tensorflow was imported before kerasgan, so that on this processor a "
