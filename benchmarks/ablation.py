@@ -19,6 +19,7 @@ import pandas as pd
 import kerasgan as kg
 from kerasgan import quality
 from kerasgan.augment import DiffAugment
+from kerasgan.runs import write_text
 from kerasgan.store import load_safely
 from kerasgan.training import HELD, best_gan, epochs_of
 
@@ -178,8 +179,7 @@ def main():
             row |= {"seconds": seconds, "at": step}
             table = pd.DataFrame([*table.to_dict("records"), row])
             print(pd.Series(row).to_string(), "\n", flush=True)
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(given.out, index=False)
+        write_text(given.out, table.to_csv(index=False))
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def measure(gan, train, test, encoder, truncation=None, draws=10):
         generator = kg.one_class(gan.averaged, label)
         if truncation:
             generator = kg.keep_off(generator, train.only(name), truncation=truncation)
-        samples = kg.draw(generator, 300, seed=1)
+        samples = kg.draw(generator, max(300, len(fresh)), seed=1)
         features = [encoder(images) for images in (seen, fresh, samples)]
         count, scores = len(fresh), {"seen films": [], "held-out films": [], None: []}
         for _ in range(draws):

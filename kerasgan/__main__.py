@@ -65,12 +65,14 @@ def main(arguments=None):
 
 
 def _expand(arguments):
-    """Makes folders absolute: a shell leaves the ~ of `--folder=~/films` as it is."""
+    """Makes folders absolute, and a ~ a home: a shell leaves that of `--folder=~/films`."""
     from kerasgan.runs import absolute
 
-    for name in {"folder", "models", "out"} & vars(arguments).keys():
-        if (value := getattr(arguments, name)) is not None:
+    for name, value in vars(arguments).items():
+        if isinstance(value, str) and name in ("folder", "models", "out"):
             setattr(arguments, name, str(absolute(value)))
+        elif isinstance(value, str) and value.startswith("~"):
+            setattr(arguments, name, os.path.expanduser(value))
 
 
 def _parser():
@@ -599,7 +601,7 @@ def _synthesise(arguments):
 
 def _screening_films(card, size, arguments):
     """The films that samples are screened against, or `None`: given, or the card's collection."""
-    from kerasgan.sources import COLLECTIONS, Unavailable, load_films
+    from kerasgan.sources import COLLECTIONS, load_films
 
     name, films = card["data"].get("name"), None
     if arguments.screen:
@@ -608,7 +610,7 @@ def _screening_films(card, size, arguments):
         if text := _of_other_films(card, films):
             print(f"WARNING: {text}")
     elif name in COLLECTIONS and not arguments.no_screen:
-        with contextlib.suppress(Unavailable, OSError, ValueError):  # also where it is damaged
+        with contextlib.suppress(OSError, ValueError):  # also where it is damaged
             films = load_films(name, size=size)
         if films is not None and _of_other_films(card, films):
             films = None
@@ -643,7 +645,7 @@ def _quality(arguments):
 
     if arguments.classes and arguments.discriminator:
         raise ValueError("a discriminator knows its classes by number: leave --classes")
-    if arguments.out and (Path(arguments.out).is_dir() or arguments.out.endswith(".png")):
+    if arguments.out and not arguments.out.endswith(".csv"):
         raise ValueError(f"--out is a CSV file, beside which the figure comes: {arguments.out}")
     films, paths = load_films(arguments.real), _named(arguments.fake)
     classes = films.only(*(arguments.classes or films.classes)).classes  # refuses unknown ones
@@ -698,9 +700,10 @@ def _is_the_judge(encoder, judged_by):
 
 def _named(paths):
     """Paths of generated sets by what tables call them: last names, or with their folders'."""
-    names = [Path(path).stem for path in paths]
+    names = [Path(path).name.removesuffix(".npz") for path in paths]
     if len(set(names)) < len(names):
-        names = [f"{Path(path).parent.name}/{Path(path).stem}" for path in paths]
+        whole = zip(paths, names, strict=True)
+        names = [f"{Path(path).parent.name}/{name}" for path, name in whole]
     if len(set(names)) < len(names):
         raise ValueError(f"generated sets need names of their own. Received: {paths}")
     return dict(zip(names, paths, strict=True))
@@ -761,6 +764,14 @@ def _pretrained(name, arguments):
     return path
 
 
+def _sole_writer(out, folder):
+    """Holds the folder of the tables; that of the evaluation itself is held anyway."""
+    from kerasgan.runs import locked
+
+    same = Path(out).resolve() == Path(folder).resolve()
+    return contextlib.nullcontext() if same else locked(out)
+
+
 def _compare(arguments):
     import pandas as pd
 
@@ -794,39 +805,40 @@ def _compare(arguments):
     }
     made = crossval.facts_of(films, **settings)
     place = out, films, arguments.folds, classifiers[0], arguments.first_repeat
-    report.check_tables(*place, made)
+    with _sole_writer(out, arguments.folder):
+        report.check_tables(*place, made)
 
-    def save(folder):
-        rows = crossval.read_scores(folder, films, classifiers)
-        report.write_rows(out, "comparison", rows, go_on)
+        def save(folder):
+            rows = crossval.read_scores(folder, films, classifiers)
+            report.write_rows(out, "comparison", rows, go_on)
 
-    probes = () if arguments.no_probes else mixes.PROBES
-    further = {arm.name: arm for arm in mixes.FURTHER_ARMS}
-    chosen = () if arguments.further is None else arguments.further or further
-    if unknown := set(chosen) - set(further):
-        raise ValueError(f"further arms are {[*further]}. Received: {sorted(unknown)}")
-    crossval.cross_validate(
-        films,
-        [*mixes.CORE_ARMS, *probes, *(further[name] for name in chosen)],
-        arguments.folder,
-        on_fold=save,
-        **settings,
-        repeats=arguments.repeats,
-        first_repeat=arguments.first_repeat,
-        seeds=tuple(range(arguments.seeds)),
-        n_jobs=arguments.jobs,
-        scheduler=arguments.scheduler,
-    )
-    scores, table = report.write_evaluation(
-        films, arguments.folder, out, arguments.folds, classifiers, go_on, made
-    )
-    macro = scores[scores["class"] == "macro"]
-    print(macro.pivot_table("value", ["classifier", "arm"], "metric").round(3).to_string())
-    print(pd.read_csv(out / "levels.csv").round(3).to_string(index=False))
-    print(table.round(3).to_string(index=False))
-    for warning in crossval.shortcut_warnings(scores):
-        print(f"WARNING {warning}")
-    print(f"\n{report.caution(films)}\nTables: {out.resolve()}")
+        probes = () if arguments.no_probes else mixes.PROBES
+        further = {arm.name: arm for arm in mixes.FURTHER_ARMS}
+        chosen = () if arguments.further is None else arguments.further or further
+        if unknown := set(chosen) - set(further):
+            raise ValueError(f"further arms are {[*further]}. Received: {sorted(unknown)}")
+        crossval.cross_validate(
+            films,
+            [*mixes.CORE_ARMS, *probes, *(further[name] for name in chosen)],
+            arguments.folder,
+            on_fold=save,
+            **settings,
+            repeats=arguments.repeats,
+            first_repeat=arguments.first_repeat,
+            seeds=tuple(range(arguments.seeds)),
+            n_jobs=arguments.jobs,
+            scheduler=arguments.scheduler,
+        )
+        scores, table = report.write_evaluation(
+            films, arguments.folder, out, arguments.folds, classifiers, go_on, made
+        )
+        macro = scores[scores["class"] == "macro"]
+        print(macro.pivot_table("value", ["classifier", "arm"], "metric").round(3).to_string())
+        print(pd.read_csv(out / "levels.csv").round(3).to_string(index=False))
+        print(table.round(3).to_string(index=False))
+        for warning in crossval.shortcut_warnings(scores):
+            print(f"WARNING {warning}")
+        print(f"\n{report.caution(films)}\nTables: {out.resolve()}")
 
 
 def _reproduction(arguments):
@@ -858,38 +870,39 @@ def _reproduction(arguments):
         "double_softmax": not arguments.single_softmax,
     }
     made = options | {f"synthetic {suffix}".strip(): own.hash for suffix, own in sets.items()}
-    earlier = report.earlier_rows(path, fitted, films, arguments.transfer, first > 0, made)
+    with _sole_writer(out, arguments.folder):
+        earlier = report.earlier_rows(path, fitted, films, arguments.transfer, first > 0, made)
 
-    def together(table):
-        return pd.concat([earlier, table, fast], ignore_index=True)
+        def together(table):
+            return pd.concat([earlier, table, fast], ignore_index=True)
 
-    def save(table):
-        write_text(path, together(table).to_csv(index=False))
-        report.write_options(path, made)
+        def save(table):
+            write_text(path, together(table).to_csv(index=False))
+            report.write_options(path, made)
 
-    if arguments.transfer:
-        encoder = transfer_encoder(arguments.transfer)
-        fast = compare.reproduce_by_transfer(films, arguments.folder, sets, encoder)
-    table = together(
-        compare.reproduce(
-            films,
-            arguments.folder,
-            sets,
-            seeds,
-            save,
-            again=again,
-            n_jobs=arguments.jobs,
-            **options,
+        if arguments.transfer:
+            encoder = transfer_encoder(arguments.transfer)
+            fast = compare.reproduce_by_transfer(films, arguments.folder, sets, encoder)
+        table = together(
+            compare.reproduce(
+                films,
+                arguments.folder,
+                sets,
+                seeds,
+                save,
+                again=again,
+                n_jobs=arguments.jobs,
+                **options,
+            )
         )
-    )
-    report.write_reproduction(films, table, arguments.folder, out)
-    accuracy = table[table["metric"] == "accuracy"]
-    summary = accuracy.pivot_table(
-        ["value", "published"], ["arm"], "evaluation", ["mean", "std", "count"], sort=False
-    )
-    print(summary["mean"].round(3).to_string())
-    print(compare.seed_noise(table).round(3).to_string(index=False))
-    print(f"\n{report.caution(films)}\nTables: {out.resolve()}")
+        report.write_reproduction(films, table, arguments.folder, out)
+        accuracy = table[table["metric"] == "accuracy"]
+        summary = accuracy.pivot_table(
+            ["value", "published"], ["arm"], "evaluation", ["mean", "std", "count"], sort=False
+        )
+        print(summary["mean"].round(3).to_string())
+        print(compare.seed_noise(table).round(3).to_string(index=False))
+        print(f"\n{report.caution(films)}\nTables: {out.resolve()}")
 
 
 def _models(arguments):

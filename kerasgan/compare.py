@@ -10,7 +10,7 @@ import tensorflow as tf
 from scipy import stats
 
 from kerasgan.callbacks import Checkpoint, StopOnNaN, is_chief
-from kerasgan.classify import fit_transfer
+from kerasgan.classify import fit_transfer, predict_mean
 from kerasgan.crossval import parallel
 from kerasgan.films import check_uint8, epoch_numbers, to_float
 from kerasgan.gan import build_by_hand, workers_logs
@@ -105,7 +105,7 @@ REFERENCE_ARMS = reference_arms()
 MAIN_ARMS = ("O1", "O1+C3", "O1+C3+G3")
 
 
-def double_softmax(labels, logits):
+def double_softmax_loss(labels, logits):
     """The study's loss: cross entropy of a softmax of a softmax, never under 0.744 for 4 classes.
 
     Args:
@@ -120,7 +120,20 @@ def double_softmax(labels, logits):
     return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, tf.nn.softmax(logits))
 
 
-def fit_classifier(model, images, labels, epochs=750, batches=4, batch_size=64, seed=0, **options):
+def fit_classifier(
+    model,
+    images,
+    labels,
+    epochs=750,
+    batches=4,
+    batch_size=64,
+    seed=0,
+    *,
+    validation=None,
+    double_softmax=False,
+    folder=None,
+    title=None,
+):
     """Trains a classifier by the reference protocol: SGD, momentum 0.9, rate 0.01.
 
     An epoch is `batches` batches drawn with replacement, a function of (seed, step).
@@ -133,16 +146,17 @@ def fit_classifier(model, images, labels, epochs=750, batches=4, batch_size=64, 
         batches: Batches an epoch.
         batch_size: Images a batch.
         seed: Integer seed of the batches.
-        **options: `validation` (images, labels), watched 25 times over the training and never
-            used to choose; `double_softmax`, `True` for the study's loss; `folder` of checkpoints,
-            with which the training resumes; `title` of the progress bar.
+        validation: `(images, labels)`, watched 25 times over the training and never used to choose.
+        double_softmax: `True` for the study's loss.
+        folder: Folder of checkpoints, with which the training resumes.
+        title: Of the progress bar.
 
     Returns:
         The history, a DataFrame `epoch, loss, accuracy[, val_loss, val_accuracy]`.
 
     Raises:
-        ValueError: If images and labels differ in length, are none or of another dtype, an option
-            is unknown, or the folder's training is of other images, labels or options.
+        ValueError: If images and labels differ in length, are none or of another dtype, or the
+            folder's training is of other images, labels or options.
         FloatingPointError: If the training produced NaN.
     """
     images, labels, known = check_uint8(images), np.asarray(labels), model.output_shape[-1]
@@ -156,44 +170,41 @@ def fit_classifier(model, images, labels, epochs=750, batches=4, batch_size=64, 
             f"labels must be integers of 0 to {known - 1}, as the model has outputs. Received: "
             f"{labels.dtype} {np.unique(labels)[:5]}"
         )
-    _check_options(options, ("validation", "double_softmax", "folder", "title"))
-    loss = double_softmax if options.get("double_softmax") else _cross_entropy()
+    plain = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    loss = double_softmax_loss if double_softmax else plain
     optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
     model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=False)
     if isinstance(model.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
         _prepare_for_workers(model, images[:1], labels[:1])
-    stop, callbacks, first, history = StopOnNaN(), [], 0, None
-    if options.get("folder"):
+    stop, callbacks, first, history = StopOnNaN(), [], 0, []
+    if folder:
         if is_chief(model):
             facts = {"batches": batches, "batch_size": batch_size, "seed": seed}
-            facts["double_softmax"] = bool(options.get("double_softmax"))
+            facts["double_softmax"] = bool(double_softmax)
             facts["images"] = short_hash(images.tobytes())
             facts["labels"] = short_hash(labels.astype(np.int64).tobytes())
-            begin(options["folder"], {}, **facts)
-        checkpoint = Checkpoint(Path(options["folder"]) / "checkpoint", max(1, epochs // 5))
+            begin(folder, {}, **facts)
+        checkpoint = Checkpoint(Path(folder) / "checkpoint", max(1, epochs // 5))
         first, callbacks = checkpoint.restore(model), [checkpoint]
-    watched = options.get("validation")
+    else:
+        note = keras.callbacks.LambdaCallback(
+            on_epoch_end=lambda epoch, logs: history.append({"epoch": epoch + 1, **logs})
+        )
+        callbacks = [note]
     if first < epochs:
-        history = model.fit(
+        model.fit(
             _samples(images, labels, batch_size, batches, seed, first),
             initial_epoch=first,
             epochs=epochs,
-            validation_data=watched and (to_float(watched[0]), np.asarray(watched[1])),
+            validation_data=validation and (to_float(validation[0]), np.asarray(validation[1])),
             validation_freq=max(1, epochs // 25),
-            callbacks=[stop, *callbacks, Progress(options.get("title", model.name))],
+            callbacks=[stop, *callbacks, Progress(title or model.name)],
             verbose=0,
             shuffle=False,
         )
     if stop.reason:
         raise FloatingPointError(stop.reason)
-    if callbacks:
-        return pd.DataFrame(checkpoint.history)
-    return history_table(history)
-
-
-def _check_options(given, known):
-    if unknown := set(given) - set(known):
-        raise ValueError(f"options are {sorted(known)}. Received: {sorted(unknown)}")
+    return pd.DataFrame(checkpoint.history if folder else history)
 
 
 def _prepare_for_workers(model, images, labels):
@@ -210,22 +221,6 @@ def _prepare_for_workers(model, images, labels):
         return lambda data: workers_logs(step(data))
 
     model.train_step, model.test_step = averaged(model.train_step), averaged(model.test_step)
-
-
-def _cross_entropy():
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-
-
-def history_table(history):
-    """Returns what Keras' `fit` returned as a DataFrame `epoch, loss, ...`, NaN between looks."""
-    columns = {}
-    for name, values in history.history.items():
-        epochs = np.array(history.epoch) + 1
-        if len(values) < len(epochs):  # validation runs every few epochs
-            stride = len(epochs) // len(values)
-            epochs = epochs[stride - 1 :: stride][: len(values)]
-        columns[name] = pd.Series(values, index=epochs)
-    return pd.DataFrame(columns).rename_axis("epoch").reset_index()
 
 
 def _samples(images, labels, batch_size, batches, seed, first_epoch):
@@ -265,11 +260,9 @@ def predict(model, images, evaluation="deterministic", passes=100):
     """
     if evaluation not in EVALUATIONS:
         raise ValueError(f"evaluation must be one of {EVALUATIONS}. Received: {evaluation!r}")
-    batch = tf.constant(to_float(images))
-    run = tf.function(model)
     if evaluation == "deterministic":
-        parts = [run(batch[i : i + 256], training=False) for i in range(0, len(batch), 256)]
-        return tf.nn.softmax(tf.concat(parts, 0)).numpy()
+        return predict_mean(model, images, flips=False)
+    batch, run = tf.constant(to_float(images)), tf.function(model)
     kept = [tf.identity(variable) for variable in model.variables]
     outputs = [tf.nn.softmax(run(batch, training=True)).numpy() for _ in range(passes)]
     for variable, value in zip(model.variables, kept, strict=True):
@@ -277,7 +270,21 @@ def predict(model, images, evaluation="deterministic", passes=100):
     return np.stack(outputs)
 
 
-def compare_arms(arms, train, test, classic=None, synthetic=None, folder=None, **options):
+def compare_arms(
+    arms,
+    train,
+    test,
+    classic=None,
+    synthetic=None,
+    folder=None,
+    *,
+    seeds=(0,),
+    protocol="patient",
+    epochs=750,
+    batches=4,
+    double_softmax=False,
+    passes=100,
+):
     """Fits one classifier per arm and seed, and scores each on the test films in both ways.
 
     A finished arm is read back from `folder`, a broken one resumes.
@@ -289,10 +296,13 @@ def compare_arms(arms, train, test, classic=None, synthetic=None, folder=None, *
         classic: The stored classic set (`classic_set`), or `None` if no arm needs it.
         synthetic: The stored synthetic set (`synthesise`), or `None` if no arm needs it.
         folder: Folder of the arms' results.
-        **options: `seeds` (default `(0,)`), `epochs`, `batches`, `double_softmax`, `passes` as in
-            `fit_classifier` and `predict`; `protocol`, `"patient"` (the default) or `"reference"`:
-            only the latter, the study's own split, may have a patient on both sides, and it is
-            named in every row.
+        seeds: Seeds of the classifiers.
+        protocol: `"patient"` or `"reference"`: only the latter, the study's own split, may have a
+            patient on both sides, and it is named in every row.
+        epochs: Epochs of a classifier, as in `fit_classifier`.
+        batches: Batches an epoch.
+        double_softmax: `True` for the study's loss.
+        passes: Passes of the reference evaluation, as in `predict`.
 
     Returns:
         A tidy DataFrame `arm, kind, classic, synthetic, protocol, seed, evaluation, class,
@@ -301,16 +311,15 @@ def compare_arms(arms, train, test, classic=None, synthetic=None, folder=None, *
 
     Raises:
         ValueError: If a patient is on both sides under `protocol="patient"`, a set is missing or
-            too small for an arm, the sets' classes differ, two arms share a name, an option is
-            unknown, or an arm in the folder was fitted to other films or with other options.
+            too small for an arm, the sets' classes differ, two arms share a name, or an arm in the
+            folder was fitted to other films or with other options.
     """
-    protocol = options.pop("protocol", "patient")
     _check_split(train, test, protocol)
-    seeds, arms = options.pop("seeds", (0,)), list(arms)
-    _check_options(options, _OPTIONS)
+    arms = list(arms)
     if len({arm.name for arm in arms}) < len(arms):
         raise ValueError(f"arms need names of their own. Received: {[arm.name for arm in arms]}")
-    options = {**_OPTIONS, **options}
+    options = {"epochs": epochs, "batches": batches, "passes": passes}
+    options["double_softmax"] = double_softmax
     facts = {"protocol": protocol, "data_hash": train.hash[:16]}
     tables = []
     for seed in seeds:
@@ -327,10 +336,6 @@ def compare_arms(arms, train, test, classic=None, synthetic=None, folder=None, *
                 rows = _run_arm(arm, sets, test, seed, home, **options)
             tables.append(rows.assign(**facts))
     return pd.concat(tables, ignore_index=True)
-
-
-# What an arm's folder notes, whether it was said or not.
-_OPTIONS = {"epochs": 750, "batches": 4, "double_softmax": False, "passes": 100}
 
 
 def _check_split(train, test, protocol):
@@ -466,7 +471,21 @@ def with_published(rows, films=None):
     return rows.assign(published=[published_value(*key) if of_study else np.nan for key in keys])
 
 
-def reproduce(films, folder, synthetic, seeds=10, on_arm=None, **options):
+def reproduce(
+    films,
+    folder,
+    synthetic,
+    seeds=10,
+    on_arm=None,
+    *,
+    arms=REFERENCE_ARMS,
+    again=MAIN_ARMS,
+    n_jobs=1,
+    epochs=750,
+    batches=4,
+    double_softmax=True,
+    passes=100,
+):
     """Repeats the study's comparison on its own split: nine arms once, then some many times.
 
     These come first. Finished arms are read back from the folder. Where a synthetic set holds
@@ -481,9 +500,13 @@ def reproduce(films, folder, synthetic, seeds=10, on_arm=None, **options):
         seeds: Classifiers of the arms `again`, or their seeds, such as `range(1, 10)` to go on from
             a first run; the other arms have seed 0 alone.
         on_arm: Function of the table so far, called after every arm.
-        **options: As in `compare_arms`: `epochs`, `batches`, `double_softmax` (here `True`),
-            `passes`; `arms` in place of `REFERENCE_ARMS`; `again`, names of arms in place of
-            `MAIN_ARMS`; `n_jobs`, arms fitted at a time.
+        arms: Dict of the arms.
+        again: Names of the arms of every seed.
+        n_jobs: Arms fitted at a time.
+        epochs: Epochs of a classifier, as in `fit_classifier`.
+        batches: Batches an epoch.
+        double_softmax: `True` for the study's loss.
+        passes: Passes of the reference evaluation, as in `predict`.
 
     Returns:
         Tidy DataFrame `arm, seed, evaluation, class, metric, value, published, data_hash`;
@@ -496,10 +519,10 @@ def reproduce(films, folder, synthetic, seeds=10, on_arm=None, **options):
     Example:
         >>> table = reproduce(load_films("covid-xray-64"), "runs/reproduction", {"": samples})
     """
-    arms, again = options.pop("arms", REFERENCE_ARMS), options.pop("again", MAIN_ARMS)
     if unknown := set(again) - {*arms, *MAIN_ARMS}:
         raise ValueError(f"arms are {[*arms]}. Received: {sorted(unknown)}")
-    n_jobs, options = options.pop("n_jobs", 1), {"double_softmax": True, **options}
+    options = {"epochs": epochs, "batches": batches, "passes": passes}
+    options["double_softmax"] = double_softmax
     facts = {f"synthetic {suffix}".strip(): each.hash for suffix, each in synthetic.items()}
     with locked(folder):
         begin(folder, facts, films=films.hash, **options)
@@ -533,9 +556,13 @@ def reproduce_by_transfer(films, folder, synthetic, encoder, arms=REFERENCE_ARMS
 
     Returns:
         The rows of `reproduce`, of the evaluation `"transfer"` (`fit_transfer`) and seed 0.
+
+    Raises:
+        BlockingIOError: If another process works in the folder.
     """
     train, test = films.split("train"), films.split("test")
-    classic, sets = _stored_sets(train, folder, synthetic, arms)
+    with locked(folder):
+        classic, sets = _stored_sets(train, folder, synthetic, arms)
     encoder, tables = _remembering(encoder), []
     for arm, seed, suffix in plan(arms, sets, (0,)):
         images = _training_set(arm, train, classic, sets.get(suffix))

@@ -65,7 +65,8 @@ def cross_validate(films, arms=CORE_ARMS, folder="crossval", on_fold=None, **set
         BlockingIOError: If another process works in the folder.
         ValueError: If two arms share a name, a setting is unknown, or the folder was begun with
             other films, patients, settings or arms of these names; if a class has fewer patients
-            than folds; or if a saved encoder's card names patients of these films.
+            than folds, or a patient two films of one class and name; or if a saved encoder's card
+            names patients of these films.
 
     Example:
         >>> extra = Mix("twice", "synthetic", classic=True, synthetic=2)
@@ -88,6 +89,10 @@ def cross_validate(films, arms=CORE_ARMS, folder="crossval", on_fold=None, **set
         transfer_encoder(settings["encoder"])
     if settings["gan_encoder"] is not None:
         build_projected_discriminator(load_safely(settings["gan_encoder"]), films.size)
+    known = films.index.assign(patient=films.patients)
+    if (twice := known.duplicated(["class", "filename", "patient"])).any():
+        first = "/".join(known.loc[twice, ["class", "filename"]].iloc[0])
+        raise ValueError(f"{first} is there twice, of one patient: rename one, to tell them apart")
     if unknown := (films.index["patient"] == "").sum():
         print(
             f"WARNING: the patients of {unknown} films are not known, so each counts as a patient: "
@@ -264,13 +269,15 @@ def run_fold(arms, train, test, place, folder, settings):
                 samples[arm.gan] = _samples(train, most, arm.gan, *place_of)
             drawn, own = samples.get(arm.gan), fold_seed(place, seed)
             chances = _predict(arm, train, test, drawn, classifier, own, settings)
+        what = f"repeat {place[0]}, fold {place[1]}: {arm.name}, {classifier}, seed {seed}"
+        if not np.isfinite(chances).all():
+            raise FloatingPointError(f"{what}: its probabilities are NaN; try other --steps")
         facts = {"kind": arm.kind, "classifier": classifier, "repeat": place[0], "fold": place[1]}
         table = test.index[["filename", "class"]].assign(patient=test.patients)
         table.insert(0, "arm", arm.name)
         table = table.assign(**facts, seed=seed)
         table[[f"p_{name}" for name in test.classes]] = chances
         write_text(_path(home, arm.name, classifier, seed), table.to_csv(index=False))
-        what = f"repeat {place[0]}, fold {place[1]}: {arm.name}, {classifier}, seed {seed}"
         tqdm.write(f"{what}: {time.monotonic() - began:.0f} s")
 
 

@@ -93,7 +93,18 @@ class Films:
     _pixels: dict = field(default_factory=dict, repr=False)
 
     @classmethod
-    def from_arrays(cls, images, labels, classes, patients=None, split="train", **facts):
+    def from_arrays(
+        cls,
+        images,
+        labels,
+        classes,
+        patients=None,
+        split="train",
+        *,
+        name="arrays",
+        note="",
+        filenames=None,
+    ):
         """Makes films from arrays.
 
         Args:
@@ -102,7 +113,9 @@ class Films:
             classes: Class names.
             patients: n patient ids, or `None` if unknown.
             split: One split name for all, or n of them.
-            **facts: `name`, `note`, `filenames`.
+            name: Name of the collection.
+            note: A banner that belongs wherever the films are shown.
+            filenames: n file names, or `None` for numbers.
 
         Returns:
             `Films` in memory.
@@ -112,8 +125,6 @@ class Films:
         """
         images, labels = check_uint8(images), np.asarray(labels)
         images = images[..., None] if images.ndim == 3 else images
-        if unknown := set(facts) - {"name", "note", "filenames"}:
-            raise ValueError(f"facts are name, note and filenames. Received: {sorted(unknown)}")
         if images.ndim != 4 or images.shape[1] != images.shape[2] or images.shape[3] != 1:
             raise ValueError(f"images must be (n, h, h, 1). Received: shape {images.shape}")
         if len(images) != len(labels):
@@ -128,8 +139,8 @@ class Films:
                 f"{labels.dtype} {np.unique(labels)[:5]}"
             )
         n = len(images)
-        names = facts.get("filenames")
-        names = [f"film-{i:05d}.png" for i in range(n)] if names is None else list(names)
+        numbered = (f"film-{i:05d}.png" for i in range(n))
+        names = list(numbered if filenames is None else filenames)
         patients = [""] * n if patients is None else patients
         patients = ["" if pd.isna(patient) else str(patient) for patient in patients]
         splits = [split] * n if isinstance(split, str) else list(split)
@@ -137,8 +148,7 @@ class Films:
         columns = ([""] * n, names, kinds, splits, patients)
         if {len(column) for column in columns} != {n}:
             raise ValueError("patients, splits and filenames must be as many as the images")
-        index = pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)), columns=COLUMNS)
-        name, note = facts.get("name", "arrays"), facts.get("note", "")
+        index = pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)))
         films = cls(index, tuple(classes), images.shape[1], name, note)
         films._pixels["images"] = images
         return films
@@ -278,7 +288,7 @@ class Films:
         train, test = self.split("train"), self.split("test")
         train = train.without_patients(set(test.patients))
         if self.size is not None and len(test):
-            train = train.take(~np.isin(train.digests, test.digests))
+            train = train.take(~pd.Series(train.digests).isin(test.digests).to_numpy())
         return train, test
 
     def only(self, *classes):
@@ -566,17 +576,17 @@ def save_films(films, folder):
     """
     folder = absolute(folder)
     paths, before = stored_paths(films, folder), _stored_before(films, folder)
-    filling, changed = (folder / UNFINISHED).exists(), {}
+    changed = {}
     for path, image in zip(paths, films.images, strict=True):
         content = cv2.imencode(".png", image)[1].tobytes()
         if path.exists():
             if path.read_bytes() == content:
                 continue
-            if before is None or not (filling or path in before):
+            if path not in before:
                 raise ValueError(f"{path} is another film: choose another folder, or delete it")
         changed[path] = content
-    if not filling and (changed or before and before != set(paths)):
-        mark_unfinished(folder, before or ())  # from here on it is neither the old set nor the new
+    if changed or before - set(paths):  # from here on it is neither the old set nor the new
+        mark_unfinished(folder, before | changed.keys())
     for path, content in changed.items():
         write_bytes(path, content)
     index = films.index.assign(path=[str(path) for path in paths])
@@ -585,7 +595,7 @@ def save_films(films, folder):
     pixels = {name: value for name, value in films._pixels.items() if name != "hash"}
     stored = replace(films, index=index, _pixels=pixels)
     write_index(stored, folder)
-    for path in (before or set()) - set(paths):
+    for path in before - set(paths):
         path.unlink(missing_ok=True)
     (folder / UNFINISHED).unlink(missing_ok=True)
     return stored
@@ -607,7 +617,7 @@ def mark_unfinished(folder, before=()):
 
     Args:
         folder: Folder of the set.
-        before: The files of the set it replaces.
+        before: The files of the set it replaces, and those that are being written.
     """
     names = sorted(path.relative_to(folder).as_posix() for path in before)
     write_text(folder / UNFINISHED, json.dumps({"files": names}))
@@ -622,18 +632,17 @@ def replaced_files(folder, remedy):
 
 
 def _stored_before(films, folder):
-    """The files of the set of this name stored in the folder, None if none; refuses any other."""
+    """The files of sets of this name, whole or not, in the folder; refuses any other set."""
     path, remedy = folder / "about.json", f"choose another folder, or delete {folder}"
     refuse_foreign(folder)
-    if not path.is_file():
-        return None
-    about = read_json(path, remedy)
-    if about.get("name") != films.name or "sources" in about:
-        raise ValueError(f"{folder} holds the films of {about.get('name')}: {remedy}")
-    if not (folder / "index.csv").is_file():  # stopped before it was whole
-        return set()
-    if (folder / UNFINISHED).is_file():  # stopped while it was replaced
+    if path.is_file():
+        about = read_json(path, remedy)
+        if about.get("name") != films.name or "sources" in about:
+            raise ValueError(f"{folder} holds the films of {about.get('name')}: {remedy}")
+    if (folder / UNFINISHED).is_file():  # stopped before it was whole
         return {folder / inner_path(name) for name in replaced_files(folder, remedy)}
+    if not (folder / "index.csv").is_file():
+        return set()
     index = read_table(folder / "index.csv", remedy)
     rows = index.reindex(columns=["split", "class", "filename"]).fillna("").astype(str)
     return {folder / inner_path(*row) for row in rows.itertuples(index=False)}

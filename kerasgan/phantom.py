@@ -149,7 +149,7 @@ def _bump(x, y, x0, y0, rx, ry):
 
 def _lungs(x, y, a):
     """Masks of both lungs above their diaphragm, and the diaphragm's height."""
-    side, lungs = np.sign(x), np.zeros_like(x)
+    side = np.sign(x)
     lift = np.where(side < 0, 0.06, 0.0)  # the patient's right dome stands higher
     away = np.abs(x)
     dome = a["base"] - lift - a["dome"] * np.exp(-(((away - 0.4) / 0.22) ** 2))
@@ -268,8 +268,7 @@ _DISEASES = {
 def _noise(rng, shape, cells):
     """Smooth noise, about -1 to 1, with `cells` waves across the film."""
     grid = rng.uniform(-1, 1, (cells + 3, cells + 3)).astype(np.float32)
-    field = cv2.resize(grid, shape[::-1], interpolation=cv2.INTER_CUBIC)
-    return field
+    return cv2.resize(grid, shape[::-1], interpolation=cv2.INTER_CUBIC)
 
 
 def _extras(rng, density, x, y):

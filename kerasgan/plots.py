@@ -254,17 +254,22 @@ def plot_classifier_history(history, title="", note=""):
 
     Args:
         history: DataFrame `epoch, loss, accuracy, val_loss, val_accuracy`, or what Keras' `fit`
-            returns; the last two may be missing in most epochs.
+            returns; in a DataFrame the last two may be missing in most epochs.
         title: What is shown, such as the arm.
         note: A banner.
 
     Returns:
         The Figure.
+
+    Raises:
+        ValueError: If Keras validated every few epochs, as it does not say which.
     """
     if hasattr(history, "history"):  # of Keras
-        from kerasgan.compare import history_table
+        import pandas as pd
 
-        history = history_table(history)
+        if len({*map(len, history.history.values())}) > 1:
+            raise ValueError("Keras does not say of which epochs val_loss is: validate after each")
+        history = pd.DataFrame(history.history).assign(epoch=np.array(history.epoch) + 1)
     figure, axes = _figure(2.7, note, title, columns=2)
     for axis, name in zip(axes[0], ("loss", "accuracy"), strict=True):
         axis.plot(history["epoch"], history[name], color=_PALETTE[0], lw=0.8, label="training")

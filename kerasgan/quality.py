@@ -600,7 +600,7 @@ def _tstr(real, everyone, test, like):
 
 
 def _membership(real, everyone, test, discriminators, reference_set):
-    kinds = [kind for kind in real.classes if (test.labels == test.classes.index(kind)).any()]
+    kinds = [kind for kind in real.classes if (test.index["class"] == kind).any()]
     sides = [[side.only(kind) for kind in kinds] for side in (real, test)]
     patients = np.concatenate([own.patients for side in sides for own in side])
     classes = np.concatenate([own.index["class"] for side in sides for own in side])

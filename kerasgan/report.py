@@ -285,7 +285,7 @@ def write_evaluation(films, folder, out, n_splits, classifiers, go_on=False, mad
         write_options(out / "comparison.csv", of_each)
     write_rows(out, "levels", levels, go_on)
     write_rows(out, "statistics", statistics, go_on)
-    if len(statistics):
+    if (statistics["metric"] == "sensitivity").any():  # it needs two folds
         figures["differences"] = plots.plot_contrasts(statistics, note=films.note)
     for name, figure in figures.items():
         path = out / "figures" / f"comparison-{classifier}-{name}.png"

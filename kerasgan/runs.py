@@ -439,8 +439,8 @@ def locked(folder, remedy="choose another folder"):
     finally:
         holder.unlink(missing_ok=True)
         if made and {*os.listdir(folder)} <= {".lock"}:  # nothing came of it
-            (folder / ".lock").unlink(missing_ok=True)
-            with suppress(OSError):
+            with suppress(OSError):  # Windows keeps a file that is open
+                (folder / ".lock").unlink()
                 for path in made:
                     path.rmdir()
         lock.release()

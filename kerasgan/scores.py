@@ -177,7 +177,7 @@ def corrected_t_test(differences, n_train, n_test, confidence=0.95):
         Nadeau and Bengio 2003, Inference for the Generalization Error.
     """
     differences = np.asarray(differences, float)
-    mean, df, spread = differences.mean(), len(differences) - 1, np.ptp(differences) > 0
+    mean, df, spread = differences.mean(), len(differences) - 1, np.ptp(differences) != 0
     error = _corrected_error(differences.std(ddof=min(df, 1)), len(differences), n_train, n_test)
     half = stats.t.ppf((1 + confidence) / 2, df) * error if spread else 0.0
     p = 2 * stats.t.sf(abs(mean) / error, df) if spread else float(mean == 0)

@@ -480,6 +480,9 @@ def test_unknown_patients_are_said(films, tmp_path, capsys):
 def test_misuse_is_named(films, tmp_path):
     with pytest.raises(ValueError, match="names of their own"):
         cross_validate(films, [CORE_ARMS[0]] * 2, tmp_path)
+    twins = films.take(np.r_[0, : len(films)])
+    with pytest.raises(ValueError, match="is there twice, of one patient"):
+        cross_validate(twins, folder=tmp_path)
     with pytest.raises(ValueError, match="fold_count"):
         cross_validate(films, folder=tmp_path, fold_count=3)
     with pytest.raises(FileNotFoundError, match="run cross_validate"):

@@ -60,8 +60,6 @@ def test_misspelt_and_misplaced_arguments_are_named(films16):
     with pytest.raises(ValueError, match="splits are .*'tset'"):
         films16.split("tset")
     assert not len(films16.split("val"))
-    with pytest.raises(ValueError, match="patient"):
-        Films.from_arrays(films16.images, films16.labels, CLASSES, patient=films16.patients)
     for labels in (films16.labels * 1.0, films16.index["class"].to_numpy(str)):
         with pytest.raises(ValueError, match="labels must be positions"):
             Films.from_arrays(films16.images, labels, CLASSES)
@@ -275,6 +273,8 @@ def test_a_set_that_is_replaced_in_part_does_not_pass_for_whole(films16, tmp_pat
     monkeypatch.undo()
     again = load_films(save_films(other, old) and old)
     assert again.hash == other.hash and not again.skipped, "no file of the old set is left"
+    fewer = load_films(save_films(films16.first(1), new) and new)
+    assert len(fewer) == 4 and not fewer.skipped, "nor of one that was never whole"
 
 
 def test_concat_joins_and_refuses_others(films16):

@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 
 from kerasgan import networks, store
-from kerasgan.__main__ import _is_the_judge, main
-from kerasgan.films import save_films
+from kerasgan.__main__ import _is_the_judge, _named, main
+from kerasgan.films import CLASSES, save_films
 from kerasgan.phantom import simulate_films
+from kerasgan.runs import locked
 from kerasgan.sources import load_films
 
 
@@ -205,6 +206,7 @@ def real_or_simulated(tmp_path):
         (["compare", "simulated", "--classifiers", "cnn, vit"], "['vit']"),
         (["quality", "simulated", "best", "--out", "."], "--out is a CSV file"),
         (["quality", "simulated", "best", "--out", "q.png"], "--out is a CSV file"),
+        (["compare", "simulated", "--gan-encoder=~/none.keras"], str(Path.home() / "none.keras")),
         (["quality", "simulated", "best", "--cards"], "leave --cards"),
         (["quality", "simulated", "best", "./best"], "names of their own"),
     ],
@@ -224,6 +226,24 @@ def test_an_evaluation_does_not_overwrite_a_run(tmp_path, capsys):
     assert "holds a run" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["compare", "reproduction"])
+def test_two_evaluations_do_not_write_the_same_tables(command, tmp_path, capsys):
+    words = [command, "simulated", "--size", "16", "--folder", str(tmp_path / "own")]
+    if command == "reproduction":
+        np.savez(tmp_path / "s.npz", **{kind: np.zeros((2, 16, 16), np.uint8) for kind in CLASSES})
+        words += ["--synthetic", str(tmp_path / "s.npz")]
+    with locked(tmp_path / "tables"):
+        assert main([*words, "--out", str(tmp_path / "tables")]) == 1
+    assert "tables is in use by another process" in capsys.readouterr().err
+    assert not (tmp_path / "own").exists()
+
+
+def test_generated_sets_go_by_their_whole_names():
+    paths = ["runs/kept-0.8", "runs/kept-0.9", "a/b.npz", "c/d.v2.npz"]
+    assert [*_named(paths)] == ["kept-0.8", "kept-0.9", "b", "d.v2"]
+    assert [*_named(["x/best-0.9", "y/best-0.9"])] == ["x/best-0.9", "y/best-0.9"]
+
+
 @pytest.mark.parametrize(
     "words",
     [["train", "x", "y", "--steps", "0"], ["run", "--seed", "-1"], ["compare", "--folds", "1"]],
@@ -238,6 +258,7 @@ def test_train_saves_a_generator_per_class_without_the_test_patients(
     tmp_path, capsys, small_encoder
 ):
     films = simulate_films(16, size=16, films_per_patient=2, test_per_class=2)
+    films = films.only("covid", "normal")
     save_films(films, tmp_path / "films")
     folder = tmp_path / "out"
     small_encoder().save(tmp_path / "judge.keras")
@@ -260,7 +281,7 @@ def test_train_saves_a_generator_per_class_without_the_test_patients(
         and card["parameters"] < store.read_card(folder / "best-covid")["parameters"]
     )
     assert "best-covid" in capsys.readouterr().out
-    assert store.load_model(folder / "classifier-classic", "classifier").output_shape == (None, 4)
+    assert store.load_model(folder / "classifier-classic", "classifier").output_shape == (None, 2)
     encoder = folder / "encoder" / "encoder.keras"
     rng = np.random.default_rng(0)
     noise = {name: rng.integers(0, 256, (16, 16, 16)).astype("uint8") for name in films.classes}
@@ -301,7 +322,7 @@ def test_train_saves_a_generator_per_class_without_the_test_patients(
     words = ["keep-off", str(folder / "best"), words[1], str(tmp_path / "kept")]
     assert main(words) == 0
     told = capsys.readouterr().out
-    assert told.count("near copies among 1,000 samples: 0 before, 0 now") == 4
+    assert told.count("near copies among 1,000 samples: 0 before, 0 now") == 2
     was, now = (store.read_card(path / "best-covid") for path in (folder, tmp_path / "kept"))
     changed = {"command", "scores", "date", "versions", "truncation"}
     assert {k: was[k] for k in was.keys() - changed} == {k: now[k] for k in now.keys() - changed}

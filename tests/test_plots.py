@@ -102,6 +102,9 @@ def test_what_keras_and_scikit_learn_return_is_plotted_too():
     fitted = model.fit(x, y, epochs=3, validation_data=(x, y), verbose=0)
     lines = plots.plot_classifier_history(fitted).axes[0].get_lines()
     assert [list(line.get_xdata()) for line in lines] == [[1, 2, 3]] * 2
+    fitted = model.fit(x, y, epochs=3, validation_data=(x, y), validation_freq=2, verbose=0)
+    with pytest.raises(ValueError, match="validate after each"):
+        plots.plot_classifier_history(fitted)
     assert "(n = 36)" in texts(plots.plot_confusion(np.eye(4) * 9, CLASSES))
 
 

@@ -267,6 +267,7 @@ def test_minimum_detectable_effect_is_found_with_the_power_promised():
 def test_corrected_t_test_without_spread_and_with_too_little():
     assert scores.corrected_t_test([0.0, 0.0], 4, 1) == (0, 0, 0, 1)
     assert scores.corrected_t_test([0.1, 0.1, 0.1], 4, 1)[3] == 0
+    assert np.isnan(scores.corrected_t_test([0.1, np.nan, 0.2], 4, 1)).all(), "not significant"
     with pytest.raises(ValueError, match="n_differences=1"):
         scores.corrected_t_test([0.1], 4, 1)
 
