@@ -13,7 +13,7 @@ reproduce: $(VENV)/ready
 	$(BIN)/python -m kerasgan run "$(RUN)" --profile "$(PROFILE)" --data "$(DATA)" --seed "$(SEED)"
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term --durations=15
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term --durations=15
 
 test-slow: $(VENV)/ready-test
 	$(BIN)/python -m pytest -m slow

@@ -13,11 +13,14 @@ import pytest
 
 from kerasgan.films import CLASSES, Films
 
+# A worker takes whole modules, with their fixtures: the longest first.
+LONG = ("notebooks", "crossval", "training", "main", "gan", "callbacks", "compare", "quality")
+
 
 def pytest_collection_modifyitems(items):
-    """Puts modules of dear fixtures first: two workers that share one would each make them."""
-    dear = "test_notebooks", "test_crossval", "test_compare"
-    items.sort(key=lambda item: item.path.stem not in dear)
+    """Begins with the longest modules, so that no worker is left alone with one at the end."""
+    places = {f"test_{name}": place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONG)))
 
 
 @pytest.fixture(scope="session")
