@@ -107,7 +107,7 @@ def _begin(films, folder, paths, size, fit):
             "another folder"
         )
     marks = dict(zip(names, _marks(films), strict=True))
-    other = [name for name in marks if name in known and _changed(marks[name], known[name])]
+    other = [name for name in marks if name in known and marks[name] != known[name]]
     other = {name: folder / name for name in other if (folder / name).is_file()}
     replaced = {folder / inner_path(str(name)) for name in (*known, *before)}
     noted = marks | {name: known[name] for name in other}  # until they have been looked at
@@ -123,10 +123,6 @@ def _marks(films):
         return [short_hash(image.tobytes()) for image in films.images]
     facts = map(os.stat, films.index["path"])
     return [[fact.st_size, fact.st_mtime_ns] for fact in facts]
-
-
-def _changed(mark, known):
-    return mark[0] != known if isinstance(known, int) else mark != known  # older ones: the size
 
 
 def _prepare_one(size, fit, doubtful, source, target, pixels):

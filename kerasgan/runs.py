@@ -374,13 +374,12 @@ def short_hash(content):
     return sha256(content.encode() if isinstance(content, str) else content).hexdigest()[:16]
 
 
-def begin(folder, arms, absent=None, **facts):
+def begin(folder, arms, **facts):
     """Notes what a folder of results was begun with, and refuses to mix it with anything else.
 
     Args:
         folder: The folder, made if missing.
         arms: Dict from name to definition; further arms may join later.
-        absent: Dict of what facts were where an older folder does not name them.
         **facts: Whatever all its results have in common.
 
     Raises:
@@ -392,7 +391,6 @@ def begin(folder, arms, absent=None, **facts):
     known = read_json(path, remedy) if path.is_file() else new
     if not all(isinstance(known.get(part), dict) for part in new):
         raise ValueError(f"{path} is damaged, or of a run of the notebooks: give another folder")
-    known["facts"] = {**json.loads(json.dumps(absent or {})), **known["facts"]}
     for part in ("facts", "arms"):
         for name in new[part]:
             if name in known[part] and known[part][name] != new[part][name]:

@@ -466,8 +466,8 @@ def shared_patients(card, films):
     """Returns the patients of films that a saved model was trained on.
 
     Args:
-        card: Card of the model, with codes of its patients, or, of an older one, their names, and
-            of those films, by their pixels, whose patients were not known.
+        card: Card of the model, with codes of its patients, and of those films, by their pixels,
+            whose patients were not known.
         films: The `Films`.
 
     Returns:
@@ -481,7 +481,7 @@ def shared_patients(card, films):
     if not all(isinstance(x, list) and all(isinstance(code, str) for code in x) for x in both):
         raise ValueError(f"the card of {card['name']} has no list of patients: save the model anew")
     known, patients = set(known), films.patients.astype(str)
-    found = {patient for patient in set(patients) if {patient, _code(patient)} & known}
+    found = {patient for patient in set(patients) if _code(patient) in known}
     if unknown:
         seen = np.isin(_codes_by_pixels(films), unknown)
         found |= {*patients[seen]}

@@ -164,9 +164,8 @@ def fit_gan(gan, films, epochs, folder, batch_size=32, every=10, grids=8):
     folder = Path(folder)
     if is_chief(gan):  # of several workers that share the folder, one writes
         facts = {"films": films.hash, "seed": gan.seed, "batch_size": batch_size}
-        held, recipe = {name: getattr(gan, name) for name in HELD}, _recipe(gan)
-        held["copies"] = 0.0  # a penalty that there was; a training with it is not gone on with
-        begin(folder, {}, {**dict.fromkeys(held, 0.0), **recipe}, **facts, **held, **recipe)
+        facts |= {name: getattr(gan, name) for name in HELD}
+        begin(folder, {}, **facts, **_recipe(gan))
     checkpoint, stop = Checkpoint(folder / "checkpoint", every), StopOnNaN()
     first = checkpoint.restore(gan)
     if first < epochs:
