@@ -54,7 +54,7 @@ def caution(films):
         "from publications, and the other classes of children of one hospital: a classifier can "
         "tell them apart by age and source without seeing the disease. Bacterial against viral "
         "pneumonia is free of this, but there too a ring of border pixels without any lung has an "
-        "AUC of 0.70 (0.57 to 0.82)."
+        "AUC of 0.70 (0.58 to 0.82)."
     )
 
 
