@@ -768,7 +768,7 @@ def _sole_writer(out, folder):
     """Holds the folder of the tables; that of the evaluation itself is held anyway."""
     from kerasgan.runs import locked
 
-    same = Path(out).resolve() == Path(folder).resolve()
+    same = out.resolve() == Path(folder).resolve()
     return contextlib.nullcontext() if same else locked(out)
 
 
@@ -803,6 +803,11 @@ def _compare(arguments):
         "encoder": _pretrained(arguments.encoder, arguments),
         "gan_encoder": _pretrained(arguments.gan_encoder, arguments),
     }
+    probes = () if arguments.no_probes else mixes.PROBES
+    further = {arm.name: arm for arm in mixes.FURTHER_ARMS}
+    chosen = () if arguments.further is None else arguments.further or further
+    if unknown := set(chosen) - set(further):
+        raise ValueError(f"further arms are {[*further]}. Received: {sorted(unknown)}")
     made = crossval.facts_of(films, **settings)
     place = out, films, arguments.folds, classifiers[0], arguments.first_repeat
     with _sole_writer(out, arguments.folder):
@@ -812,11 +817,6 @@ def _compare(arguments):
             rows = crossval.read_scores(folder, films, classifiers)
             report.write_rows(out, "comparison", rows, go_on)
 
-        probes = () if arguments.no_probes else mixes.PROBES
-        further = {arm.name: arm for arm in mixes.FURTHER_ARMS}
-        chosen = () if arguments.further is None else arguments.further or further
-        if unknown := set(chosen) - set(further):
-            raise ValueError(f"further arms are {[*further]}. Received: {sorted(unknown)}")
         crossval.cross_validate(
             films,
             [*mixes.CORE_ARMS, *probes, *(further[name] for name in chosen)],

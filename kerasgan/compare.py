@@ -318,8 +318,12 @@ def compare_arms(
     arms = list(arms)
     if len({arm.name for arm in arms}) < len(arms):
         raise ValueError(f"arms need names of their own. Received: {[arm.name for arm in arms]}")
-    options = {"epochs": epochs, "batches": batches, "passes": passes}
-    options["double_softmax"] = double_softmax
+    options = {
+        "epochs": epochs,
+        "batches": batches,
+        "double_softmax": double_softmax,
+        "passes": passes,
+    }
     facts = {"protocol": protocol, "data_hash": train.hash[:16]}
     tables = []
     for seed in seeds:
@@ -521,8 +525,12 @@ def reproduce(
     """
     if unknown := set(again) - {*arms, *MAIN_ARMS}:
         raise ValueError(f"arms are {[*arms]}. Received: {sorted(unknown)}")
-    options = {"epochs": epochs, "batches": batches, "passes": passes}
-    options["double_softmax"] = double_softmax
+    options = {
+        "epochs": epochs,
+        "batches": batches,
+        "double_softmax": double_softmax,
+        "passes": passes,
+    }
     facts = {f"synthetic {suffix}".strip(): each.hash for suffix, each in synthetic.items()}
     with locked(folder):
         begin(folder, facts, films=films.hash, **options)

@@ -178,8 +178,10 @@ def test_sets_that_do_not_fit_an_arm_are_named(compared, sides):
         fit_classifier(build_classifier(16), sides[0].images, sides[0].labels[1:])
 
 
-def test_unfit_arms_and_labels_are_named(sides, tmp_path):
+def test_misspelt_options_and_arms_are_named(sides, tmp_path):
     train, test = sides
+    with pytest.raises(TypeError, match="epoch"):
+        compare_arms([Arm("O1", "real")], train, test, folder=tmp_path, epoch=1)
     with pytest.raises(ValueError, match="names of their own"):
         compare_arms([Arm("O1", "real")] * 2, train, test, folder=tmp_path)
     assert not list(tmp_path.iterdir())
@@ -187,6 +189,8 @@ def test_unfit_arms_and_labels_are_named(sides, tmp_path):
         with pytest.raises(ValueError, match="arms are real, classic"):
             Arm("mine", *wrong)
     model = build_classifier(16, 4)
+    with pytest.raises(TypeError, match="doublesoftmax"):
+        fit_classifier(model, train.images, train.labels, doublesoftmax=True)
     with pytest.raises(ValueError, match="labels must be integers of 0 to 3"):
         fit_classifier(model, train.images, train.labels + 4)
 

@@ -60,6 +60,8 @@ def test_misspelt_and_misplaced_arguments_are_named(films16):
     with pytest.raises(ValueError, match="splits are .*'tset'"):
         films16.split("tset")
     assert not len(films16.split("val"))
+    with pytest.raises(TypeError, match="patient"):
+        Films.from_arrays(films16.images, films16.labels, CLASSES, patient=films16.patients)
     for labels in (films16.labels * 1.0, films16.index["class"].to_numpy(str)):
         with pytest.raises(ValueError, match="labels must be positions"):
             Films.from_arrays(films16.images, labels, CLASSES)
